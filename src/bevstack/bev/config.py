@@ -62,8 +62,9 @@ class VoxelGrid:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """BEV encoder. "m2bev": the released one (brief 1.5): ``fuse`` wide at full, ``channels`` at half resolution, ``layers`` pairs.
+    """BEV encoder.
 
+    "m2bev": the released one (brief 1.5): ``fuse`` wide at full, ``channels`` wide at half resolution, ``layers`` pairs of blocks.
     "pyramid": full, half and quarter resolution, brought back to full resolution and ``outputs`` channels.
     """
 
@@ -117,7 +118,7 @@ class FastBEVConfig:
     """One rung of the Fast-BEV ladder.
 
     Attributes:
-        image_hw: network input per camera. A camera image is resized to this width, then cropped (vertically centred) to the height.
+        image_hw: network input per camera: an image is resized to this width, then cropped (vertically centred) to the height.
         lift_stride: input pixels per cell of the lifted feature map.
         neck: "fpn_concat" (released: FPN, bilinear concatenation, 3x3 fusion) or "topdown_sum".
         times: ages in seconds of the instants that are lifted, current first.
