@@ -16,7 +16,7 @@ from bevstack.nn.fpn import FPN, TopDownSum
 from bevstack.nn.layers import ConvBN, ResidualBlock
 from bevstack.nn.resnet import ResNet
 
-from .config import EncoderConfig, FastBEVConfig
+from .config import EncoderConfig, FastBEVConfig, VoxelGrid
 from .lift import fold_height, lift_rows
 
 
@@ -40,12 +40,37 @@ class M2BevEncoder(nn.Module):
         return self.after_fuse(self.fuse(volume))
 
 
-class PyramidEncoder(nn.Module):
-    """(B, inputs, X, Y) -> (B, outputs, X, Y): context at half and quarter resolution, positions at full (fastbev-nano)."""
+RANGE_STEPS = 16  # hat functions over the distance of a cell
 
-    def __init__(self, inputs: int, config: EncoderConfig) -> None:
+
+def cell_positions(grid: VoxelGrid) -> Tensor:
+    """(1, 6 + RANGE_STEPS, X, Y) where each BEV cell lies: x, y, distance, log distance, direction, soft distance bins."""
+    (x0, y0, _), (sx, sy, _) = grid.first, grid.size
+    x = (x0 + torch.arange(grid.n[0], dtype=torch.float32) * sx)[:, None].expand(grid.n[0], grid.n[1])
+    y = (y0 + torch.arange(grid.n[1], dtype=torch.float32) * sy)[None, :].expand(grid.n[0], grid.n[1])
+    distance = torch.sqrt(x * x + y * y)
+    log = torch.log1p(distance)
+    reach = -grid.first[0]
+    plain = [x / reach, y / reach, distance / reach, log - 3.0, x / distance.clamp(min=1.0), y / distance.clamp(min=1.0)]
+    bins = torch.linspace(1.0, math.log1p(1.42 * reach), RANGE_STEPS)
+    hats = (1 - torch.abs(log[None] - bins[:, None, None]) / float(bins[1] - bins[0])).clamp(min=0)
+    return torch.cat([torch.stack(plain), hats])[None]
+
+
+class PyramidEncoder(nn.Module):
+    """(B, inputs, X, Y) -> (B, outputs, X, Y): context at half and quarter resolution, positions at full (fastbev-nano).
+
+    The lift gives every voxel of a ray the same feature, and convolutions do not know where they are. A fixed map of positions is
+    therefore added to the fused volume: a feature that says "car, 23 m away" can be compared with the cell's own distance.
+    """
+
+    where: Tensor
+
+    def __init__(self, inputs: int, config: EncoderConfig, grid: VoxelGrid) -> None:
         super().__init__()
         self.fuse = nn.Conv2d(inputs, config.fuse, 1)
+        self.register_buffer("where", cell_positions(grid), persistent=False)
+        self.position = nn.Conv2d(self.where.shape[1], config.fuse, 1, bias=False)
         self.at_full = nn.Sequential(nn.BatchNorm2d(config.fuse), nn.ReLU(), ConvBN(config.fuse, config.fuse))
         self.at_half = nn.Sequential(ConvBN(config.fuse, config.channels, stride=2), ResidualBlock(config.channels))
         self.at_quarter = nn.Sequential(ConvBN(config.channels, config.deep, stride=2), ResidualBlock(config.deep))
@@ -55,7 +80,7 @@ class PyramidEncoder(nn.Module):
         self.outputs = config.outputs
 
     def after_fuse(self, x: Tensor) -> Tensor:
-        full: Tensor = self.at_full(x)
+        full: Tensor = self.at_full(x + self.position(self.where))
         half: Tensor = self.at_half(full)
         quarter: Tensor = self.half_from_quarter(self.at_quarter(half))
         half = (half + interpolate(quarter, size=(half.shape[2], half.shape[3]), mode="nearest")).relu()
@@ -110,8 +135,11 @@ class FastBEVNet(nn.Module):
             self.neck_fuse_0 = nn.Conv2d(channels * len(self.backbone.outputs), channels, 3, padding=1)
         else:
             self.neck = TopDownSum(self.backbone.outputs, channels)
-        encoder = M2BevEncoder if config.encoder.kind == "m2bev" else PyramidEncoder
-        self.neck_3d: M2BevEncoder | PyramidEncoder = encoder(config.volume_channels, config.encoder)
+        self.neck_3d: M2BevEncoder | PyramidEncoder = (
+            M2BevEncoder(config.volume_channels, config.encoder)
+            if config.encoder.kind == "m2bev"
+            else PyramidEncoder(config.volume_channels, config.encoder, config.grid)
+        )
         self.bbox_head = AnchorHead(self.neck_3d.outputs, config)
 
     def fuse_levels(self, levels: Sequence[Tensor]) -> Tensor:
