@@ -64,7 +64,7 @@ class VoxelGrid:
 class EncoderConfig:
     """BEV encoder.
 
-    "m2bev": the released one (brief 1.5): ``fuse`` wide at full, ``channels`` wide at half resolution, ``layers`` pairs of blocks.
+    "m2bev": the released one (brief 1.5): ``fuse`` wide at full, ``channels`` at half resolution, ``layers`` pairs of blocks.
     "pyramid": full, half and quarter resolution, brought back to full resolution and ``outputs`` channels.
     """
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.frames.decode import resize
 from bevstack.geometry import Matrix
 
 from .config import FastBEVConfig
@@ -17,7 +17,7 @@ from .config import FastBEVConfig
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How one camera's image becomes the input: resize to ``resized`` (w, h), then rows from ``top`` on (negative: black above)."""
+    """How one camera's image becomes the input: resize to ``resized`` (w, h), then rows from ``top`` on (negative: black)."""
 
     source: tuple[int, int]
     resized: tuple[int, int]
@@ -39,21 +39,8 @@ def _transform(width: int, height: int, hw: tuple[int, int]) -> ImageTransform:
 
 
 def image_transform(width: int, height: int, config: FastBEVConfig) -> ImageTransform:
-    """The rule for a camera of ``width`` x ``height`` pixels. Taller images lose rows above and below; flatter ones gain black rows."""
+    """The rule for a camera of ``width`` x ``height`` pixels: tall images lose rows above and below, flat ones gain black rows."""
     return _transform(width, height, config.image_hw)
-
-
-def resize(image: NDArray[np.uint8], size: tuple[int, int], how: Literal["bicubic", "area"]) -> NDArray[np.uint8]:
-    """(H, W, 3) to ``size`` (w, h). "bicubic": Pillow's antialiased one, which the released weights were trained with."""
-    if (image.shape[1], image.shape[0]) == size:
-        return image
-    if how == "bicubic":
-        from PIL import Image
-
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    shrinking = size[0] <= image.shape[1] and size[1] <= image.shape[0]
-    flag = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size, interpolation=flag), np.uint8)
 
 
 def fit(image: NDArray[np.uint8], transform: ImageTransform, how: Literal["bicubic", "area"], out: NDArray[np.uint8]) -> None:
