@@ -1,0 +1,202 @@
+"""Pictures of a world: one camera, one time, any size and crop."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bevstack.geometry import Camera, Matrix, yaw_of
+
+from . import raster
+from .layout import EXTENT, TEXEL
+from .world import World, seeded
+
+_TONE_STEPS = 4096
+
+
+class Renderer:
+    """Draws one world. Not thread-safe: it reuses its buffers; make one per thread (the world may be shared)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        style = world.style
+        rng = seeded(world.seed, 7)
+        elevation, strength = style.sun
+        azimuth = float(rng.uniform(-np.pi, np.pi))
+        e = np.deg2rad(elevation)
+        self._sun = np.array([np.cos(e) * np.cos(azimuth), np.cos(e) * np.sin(azimuth), np.sin(e)])
+        warm = np.array([1.0, 0.93, 0.82]) if style.light == "day" else np.array([1.0, 0.62, 0.35])
+        self._sun_color = strength * warm * (1.0 if style.light != "night" else 0.8)
+        self._ambient = np.array(style.ambient)
+        direct = self._sun_color * self._sun[2]
+        self._ground_light = self._ambient + direct
+        self._sun_share = float(np.mean(direct) / np.mean(self._ground_light)) if strength > 0 else 0.0
+        reach = min(6.0, np.cos(e) / max(np.sin(e), 0.05))
+        self._shift = -reach * np.array([np.cos(azimuth), np.sin(azimuth)])
+        self._headlight = {"day": 0.0, "dusk": 0.25, "night": 1.1}[style.light]
+        self._lit_windows = {"day": 0.0, "dusk": 0.3, "night": 0.35}[style.light]
+        self.exposure = float(rng.uniform(0.9, 1.12)) * {"day": 1.15, "dusk": 2.0, "night": 2.6}[style.light]
+        self._tone = _tone_table(self.exposure)
+        self._clouds = _clouds(rng)
+        self._grain = rng.normal(0, 1, (512, 512)).astype(np.float32)
+        self._noise = np.clip(rng.normal(0, 64, (256, 256, 3)), -255, 255).astype(np.int16)
+        self._extent = _shadow_extents(world)
+        self._item_light = _lamp_light(world)
+        total = len(world.quads)
+        self._active_quad = np.empty(total, np.int64)
+        self._active_item = np.empty(total, np.int64)
+        self._lit = np.empty((total, 3), np.float32)
+        self._buffers: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.int32]]] = {}
+
+    def _layers(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        if (height, width) not in self._buffers:
+            self._buffers[height, width] = (np.zeros((height, width), np.float32), np.zeros((height, width), np.int32))
+        zbuf, pid = self._buffers[height, width]
+        zbuf[:] = 0.0
+        return zbuf, pid
+
+    def _view(
+        self, camera: Camera, T_world_ego: Matrix, states: NDArray[np.float64], ss: int, phase: tuple[float, float], far: float
+    ) -> tuple[Matrix, Matrix, NDArray[np.int64], tuple[float, float, float, float]]:
+        T = T_world_ego @ camera.T_ego_camera
+        rotation, origin = np.ascontiguousarray(T[:3, :3].T), np.ascontiguousarray(T[:3, 3])
+        distance = np.hypot(states[:, 0] - origin[0], states[:, 1] - origin[1]) - self.world.radius
+        order = np.argsort(distance, kind="stable")
+        order = order[distance[order] < far]
+        K = camera.K
+        return rotation, origin, order, (
+            ss * K[0, 0],
+            ss * K[1, 1],
+            (K[0, 2] - phase[0] + 0.5) * ss - 0.5,
+            (K[1, 2] - phase[1] + 0.5) * ss - 0.5,
+        )
+
+    def image(
+        self,
+        camera: Camera,
+        t: float,
+        *,
+        ss: int = 2,
+        phase: tuple[float, float] = (0.0, 0.0),
+        far: float = 260.0,
+        noise_key: int | None = None,
+        noise_gain: float = 1.0,
+        blur: float = 0.0,
+    ) -> NDArray[np.uint8]:
+        """The picture (H, W, 3) uint8 RGB of ``camera`` (without lens distortion) at ``t`` seconds.
+
+        Args:
+            ss: samples per pixel and axis of the objects' edges.
+            phase: image coordinates of the first pixel's centre: an image that stands for a downscaled one samples at
+                0.5 - 0.5 s, where s is its scale.
+            far: items further away than this many metres are left out.
+            noise_key: seed of the sensor noise; None for a noiseless picture. ``noise_gain`` scales the style's noise.
+            blur: standard deviation of the lens blur, pixels of this image.
+        """
+        world, style = self.world, self.world.style
+        states, _ = world.item_states(t)
+        T_world_ego = world.ego_pose(t)
+        rotation, origin, order, (fx, fy, cx, cy) = self._view(camera, T_world_ego, states, ss, phase, far)
+        zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
+        n = raster.draw_quads(
+            rotation, origin, fx, fy, cx, cy, order, states, world.first, world.count, world.radius, world.quads, world.normal,
+            zbuf, pid, self._active_quad, self._active_item,
+        )  # fmt: skip
+        shade = np.zeros((camera.height, camera.width), np.uint8)
+        near = order[np.hypot(states[order, 0] - origin[0], states[order, 1] - origin[1]) < 110.0]
+        K = camera.K
+        raster.draw_shadows(
+            rotation, origin, K[0, 0], K[1, 1], K[0, 2] - phase[0], K[1, 2] - phase[1], near, states, self._extent,
+            float(self._shift[0]), float(self._shift[1]), 235.0 if self._sun_share > 0.12 else 0.0, 0.0, shade,
+        )  # fmt: skip
+        contact = np.zeros_like(shade)
+        raster.draw_shadows(
+            rotation, origin, K[0, 0], K[1, 1], K[0, 2] - phase[0], K[1, 2] - phase[1], near, states, self._extent, 0.0, 0.0, 0.0, 150.0, contact,
+        )  # fmt: skip
+        # One channel: the sun's shadow takes the sun's share, contact shadow works on all light.
+        shade = np.maximum((shade * self._sun_share).astype(np.uint8), contact)
+        ego = np.array([T_world_ego[0, 3], T_world_ego[1, 3], yaw_of(T_world_ego)])
+        raster.light_quads(
+            n, self._active_quad, self._active_item, states, world.normal, world.color, world.glow, self._sun, self._sun_color,
+            self._ambient, 0.12 * float(self._ground_light.mean()), self._item_light, self._headlight, ego, self._lit,
+        )  # fmt: skip
+        rays = rotation.T @ np.linalg.inv(camera.K)
+        rays[:, 2] += rays[:, 0] * phase[0] + rays[:, 1] * phase[1]
+        out = np.empty((camera.height, camera.width, 3), np.uint8)
+        raster.shade_pixels(
+            rays, origin, ss, zbuf, pid, shade, self._lit, self._active_quad, self._active_item, world.kind, states, world.normal, world.ground,
+            world.ground_levels, TEXEL, EXTENT, self._ground_light, 1.0, self._headlight, ego, np.array(style.sky_low), np.array(style.sky_top),
+            style.clouds, self._clouds, 1.0 / style.visibility, self._grain, self._lit_windows, self._tone, out,
+        )  # fmt: skip
+        if blur > 0.15:
+            out = cv2.GaussianBlur(out, (0, 0), blur)  # type: ignore[assignment]
+        if noise_key is not None:
+            row, column = seeded(world.seed, 8, noise_key).integers(0, 256, 2)
+            raster.add_noise(out, self._noise, int(row), int(column), int(256 * noise_gain * style.noise / 64.0 + 0.5))
+        return out
+
+    def item_mask(self, camera: Camera, t: float, *, ss: int = 1) -> NDArray[np.int32]:
+        """(ss H, ss W) index of the item that is seen at each sample, -1 where ground or sky is."""
+        world = self.world
+        states, _ = world.item_states(t)
+        rotation, origin, order, k = self._view(camera, world.ego_pose(t), states, ss, (0.0, 0.0), 260.0)
+        zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
+        raster.draw_quads(
+            rotation, origin, *k, order, states, world.first, world.count, world.radius, world.quads, world.normal,
+            zbuf, pid, self._active_quad, self._active_item,
+        )  # fmt: skip
+        return np.where(zbuf > 0, self._active_item[pid], -1).astype(np.int32)
+
+    def visible(self, cameras: list[Camera], t: float) -> NDArray[np.int64]:
+        """(M,) number of pixels, over all cameras, in which each item is seen at ``t`` seconds."""
+        world = self.world
+        states, _ = world.item_states(t)
+        T = world.ego_pose(t)
+        counts = np.zeros(len(states), np.int64)
+        for camera in cameras:
+            rotation, origin, order, k = self._view(camera, T, states, 1, (0.0, 0.0), 75.0)
+            zbuf, pid = self._layers(camera.height, camera.width)
+            raster.draw_quads(
+                rotation, origin, *k, order, states, world.first, world.count, world.radius, world.quads, world.normal,
+                zbuf, pid, self._active_quad, self._active_item,
+            )  # fmt: skip
+            raster.count_items(pid, zbuf, self._active_item, counts)
+        return counts
+
+
+def _tone_table(exposure: float) -> NDArray[np.uint8]:
+    """Square-root radiance 0..2 to grey levels: exposure, shoulder, gamma."""
+    x = (np.linspace(0, 2, _TONE_STEPS) ** 2) * exposure
+    y = x * (1 + x / 6.0) / (1 + x * 0.55)
+    return np.round(255 * np.clip(y, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+
+
+def _clouds(rng: np.random.Generator) -> NDArray[np.float32]:
+    """(256, 256) periodic smooth noise in 0..1."""
+    n = 256
+    f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None]) + 1.5 / n
+    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(n, n))) / f**1.6, s=(n, n))
+    low, high = np.percentile(field, (2, 98))
+    return np.clip((field - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def _shadow_extents(world: World) -> NDArray[np.float64]:
+    """(M, 6) box that casts each item's shadow, from its quads."""
+    flat = world.quads.reshape(-1, 3).astype(np.float64)
+    starts = world.first * 4
+    low, high = np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
+    extent = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1], low[:, 2], high[:, 2]], axis=1)
+    tree = np.array([bool(np.any(world.kind[a : a + c] == 2)) for a, c in zip(world.first, world.count, strict=True)])
+    extent[tree, 4] = 0.35 * extent[tree, 5]  # only the crown; the trunk's shadow is thin
+    return extent
+
+
+def _lamp_light(world: World) -> NDArray[np.float64]:
+    """(M,) light of the street lamps at each resting item."""
+    light = np.zeros(len(world.rest))
+    if world.style.light == "day" or len(world.lamps) == 0:
+        return light
+    d2 = ((world.rest[:, None, :2] - world.lamps[None]) ** 2).sum(-1)
+    strength = 0.5 if world.style.light == "night" else 0.12
+    return np.asarray(strength * np.exp(-d2 / 81.0).sum(1))

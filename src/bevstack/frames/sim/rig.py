@@ -1,0 +1,45 @@
+"""The default rig: six cameras placed as on a nuScenes vehicle."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bevstack.geometry import Camera, pose
+
+# Name, yaw (degrees, anticlockwise from forward), focal length (pixels at 1600x900), principal point, position in the ego frame.
+# The positions are those of the Fast-BEV brief's synthetic rig (section 8), moved from its LiDAR frame at (0.94, 0, 1.84) m.
+_MOUNTS: tuple[tuple[str, float, float, tuple[float, float], tuple[float, float, float]], ...] = (
+    ("cam_front", 0.0, 1266.4, (816.0, 491.0), (1.49, 0.0, 1.49)),
+    ("cam_front_right", -55.0, 1260.8, (816.0, 491.0), (1.34, -0.5, 1.49)),
+    ("cam_front_left", 55.0, 1272.6, (816.0, 491.0), (1.34, 0.5, 1.49)),
+    ("cam_back", 180.0, 809.2, (829.0, 481.0), (-0.01, 0.0, 1.54)),
+    ("cam_back_left", 110.0, 1256.7, (816.0, 491.0), (0.84, 0.5, 1.54)),
+    ("cam_back_right", -110.0, 1259.5, (816.0, 491.0), (0.84, -0.5, 1.54)),
+)
+
+
+def nuscenes_rig(width: int = 1600) -> dict[str, Camera]:
+    """Six undistorted, level cameras with a nuScenes-like layout, in the project's camera order.
+
+    Args:
+        width: image width in pixels; the height is 9/16 of it and the intrinsics of 1600x900 are scaled (u' = s u).
+    """
+    rig = {}
+    for name, yaw_deg, focal, (cx, cy), position in _MOUNTS:
+        yaw = np.deg2rad(yaw_deg)
+        c, s = np.cos(yaw), np.sin(yaw)
+        rotation = np.array([[s, 0.0, c], [-c, 0.0, s], [0.0, -1.0, 0.0]])  # columns: right, down, forward
+        full = Camera(name, 1600, 900, np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]]), pose(rotation, position))
+        rig[name] = full if width == 1600 else full.resized(width, round(width * 9 / 16))
+    return rig
+
+
+# Milliseconds after the reference camera at which each camera exposes: a spinning LiDAR triggers them one after the other.
+STAGGER_MS: dict[str, float] = {
+    "cam_front_left": -8.0,
+    "cam_front": 0.0,
+    "cam_front_right": 8.0,
+    "cam_back_right": 16.0,
+    "cam_back": 25.0,
+    "cam_back_left": 35.0,
+}
