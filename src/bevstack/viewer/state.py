@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bevstack.geometry import Boxes3D, Camera, yaw_of
+from bevstack.geometry import Boxes3D, Camera
 from bevstack.geometry.overlay import box_outlines
 from bevstack.geometry.palette import CLASS_COLOURS, class_name
+
+from .layout import looks_back, optical_yaw, rig_rows
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 DIAGNOSTIC_LEVELS = ("ok", "warn", "error", "stale")
 
-_KEPT_IMAGES = 24  # per camera: 2.4 s at 10 Hz, to find the image that belongs to boxes that come later
+# Per camera: 2.4 s at 10 Hz, to find the image that belongs to boxes that come later; raw images are kept for a shorter time.
+_KEPT_IMAGES = 24
+_KEPT_BYTES = 16_000_000
 _PAIR_NS = 100_000_000
 _BOXES_STALE_S = 2.0
 
@@ -30,6 +34,10 @@ class Picture:
 
     stamp: int
     data: bytes | memoryview | NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,17 @@ class _CameraState:
         self.meter = RateMeter()
         self.last_arrival: float | None = None
 
+    def keep(self, picture: Picture) -> None:
+        if self.pictures and picture.stamp < self.pictures[-1].stamp:
+            self.pictures.clear()  # time went back: a bag began again
+        self.pictures.append(picture)
+        while len(self.pictures) > 2 and sum(p.nbytes for p in self.pictures) > _KEPT_BYTES:
+            self.pictures.popleft()
+
+    def arrived(self, now: float) -> None:
+        self.meter.tick(now)
+        self.last_arrival = now
+
     def nearest(self, stamp: int) -> Picture | None:
         if not self.pictures:
             return None
@@ -175,11 +194,15 @@ class PageState:
         now = self._clock()
         with self._lock:
             state = self._cameras.setdefault(name, _CameraState(name))
-            if state.pictures and picture.stamp < state.pictures[-1].stamp:
-                state.pictures.clear()  # time went back: a bag began again
-            state.pictures.append(picture)
-            state.meter.tick(now)
-            state.last_arrival = now
+            state.keep(picture)
+            state.arrived(now)
+        self._changed()
+
+    def count_picture(self, name: str) -> None:
+        """An image has arrived that nobody will see: only its rate is of interest."""
+        now = self._clock()
+        with self._lock:
+            self._cameras.setdefault(name, _CameraState(name)).arrived(now)
         self._changed()
 
     def set_boxes(self, stamp: int, boxes: Boxes3D) -> None:
@@ -290,17 +313,11 @@ class PageState:
             listener()
 
     def _in_rig_order(self) -> list[_CameraState]:
-        """As they sit on the vehicle: the front row from left to right, then the rear row, left side first."""
-        known = [s for s in self._cameras.values() if s.camera is not None]
+        """As they sit on the vehicle once all calibrations are known, until then as they were announced."""
+        known = [state.camera for state in self._cameras.values() if state.camera is not None]
         if len(known) < len(self._cameras):
             return list(self._cameras.values())
-
-        def place(state: _CameraState) -> tuple[int, float]:
-            assert state.camera is not None
-            axis = optical_yaw(state.camera)
-            return (0, -axis) if abs(axis) < np.pi / 2 else (1, axis % (2 * np.pi))
-
-        return sorted(known, key=place)
+        return [self._cameras[camera.name] for row in rig_rows(known) for camera in row]
 
     def _camera_json(self, state: _CameraState, picture: Picture | None, now: float) -> dict[str, Any]:
         camera = state.camera
@@ -311,7 +328,7 @@ class PageState:
             "yaw": round(optical_yaw(camera), 4) if camera else None,
             "position": [round(float(v), 3) for v in camera.T_ego_camera[:2, 3]] if camera else None,
             "fov": round(float(2 * np.arctan2(camera.width / 2, camera.K[0, 0])), 4) if camera else None,
-            "rear": bool(camera and abs(optical_yaw(camera)) >= np.pi / 2),
+            "rear": bool(camera and looks_back(camera)),
             "rate": round(state.meter.rate(now), 2),
             "received": state.meter.count,
             "frames": self._status.camera_frames.get(state.name),
@@ -319,12 +336,6 @@ class PageState:
             "age_s": round(now - state.last_arrival, 3) if state.last_arrival is not None else None,
             "stamp": str(picture.stamp) if picture else None,
         }
-
-
-def optical_yaw(camera: Camera) -> float:
-    """Heading of the camera's optical axis in the ego frame, radians: 0 ahead, positive to the left."""
-    axis = camera.T_ego_camera[:3, 2]
-    return float(np.arctan2(axis[1], axis[0])) if np.hypot(axis[0], axis[1]) > 1e-6 else yaw_of(camera.T_ego_camera)
 
 
 def _finite(boxes: Boxes3D) -> Boxes3D:

@@ -113,8 +113,8 @@ export class Cameras {
       this.stroke(context, outline.lines, w, h, "#000a", weight * 2.4);
       this.stroke(context, outline.lines, w, h, colour, weight);
       this.stroke(context, outline.front, w, h, colour, weight * 1.9);
-      if (this.large) this.label(context, outline, box, w, h, colour);
     }
+    if (this.large) this.labels(context, camera.outlines, w, h);
     tile.canvas.setAttribute("aria-label", `${camera.name}, ${count} boxes`);
   }
 
@@ -129,16 +129,25 @@ export class Cameras {
     context.stroke();
   }
 
-  label(context, outline, box, w, h, colour) {
-    let x = Infinity, y = Infinity;
-    for (const line of outline.lines) for (let i = 0; i < line.length; i += 2) { x = Math.min(x, line[i] * w); y = Math.min(y, line[i + 1] * h); }
-    const text = `${box.class.replace("_", " ")} ${box.score.toFixed(2)} · ${outline.depth.toFixed(0)} m`;
+  /** Labels above the boxes, the nearest object first; one that would cover another is left out. */
+  labels(context, outlines, w, h) {
+    const taken = [];
     context.font = "600 12px system-ui, sans-serif";
-    const size = context.measureText(text).width + 8;
-    x = Math.max(0, Math.min(w - size, x)); y = Math.max(17, y);
-    context.fillStyle = colour;
-    context.fillRect(x, y - 17, size, 16);
-    context.fillStyle = "#0b0f14";
-    context.fillText(text, x + 4, y - 5);
+    for (const outline of [...outlines].reverse()) {
+      const box = this.view.boxes[outline.box];
+      if (!box || !this.visible(box)) continue;
+      let x = Infinity, y = Infinity;
+      for (const line of outline.lines) for (let i = 0; i < line.length; i += 2) { x = Math.min(x, line[i] * w); y = Math.min(y, line[i + 1] * h); }
+      const text = `${box.class.replace("_", " ")} ${box.score.toFixed(2)} · ${outline.depth.toFixed(0)} m`;
+      const size = context.measureText(text).width + 8;
+      x = Math.max(0, Math.min(w - size, x));
+      y = Math.max(17, y);
+      if (taken.some((t) => x < t.x + t.size && x + size > t.x && Math.abs(y - t.y) < 16)) continue;
+      taken.push({ x, y, size });
+      context.fillStyle = this.colourOf(box.class);
+      context.fillRect(x, y - 17, size, 16);
+      context.fillStyle = "#0b0f14";
+      context.fillText(text, x + 4, y - 5);
+    }
   }
 }

@@ -1,0 +1,228 @@
+"""The page's node: listens to the cameras and to the perception node, serves the page.
+
+Subscribes per camera ``<image topic>[/compressed]`` and its ``camera_info``, then ``<bev_node>/detections`` and
+``<bev_node>/status``, ``/diagnostics``, ``/rosout``, tf, and true boxes where a simulation publishes them. Callbacks keep
+references only: nothing is decoded or encoded unless a browser is there to see it, and then on the page's own thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from bevstack.errors import BevstackError
+from bevstack.geometry import Boxes3D
+from bevstack.ros import convert
+from bevstack.ros.interfaces import (
+    CameraInfo,
+    CompressedImage,
+    Detection3DArray,
+    DiagnosticArray,
+    Image,
+    Message,
+    PipelineStatus,
+)
+from bevstack.ros.nodes.bev_node import NUSCENES_CAMERAS
+from bevstack.ros.nodes.main import run_node
+from bevstack.ros.nodes.parameters import Parameters, Spec
+from bevstack.ros.nodes.rig import Rig
+from bevstack.ros.nodes.topics import info_topic, sensor_qos
+from bevstack.ros.runtime import (
+    RUNTIME,
+    DurabilityPolicy,
+    HistoryPolicy,
+    Node,
+    QoSProfile,
+    ReliabilityPolicy,
+    Time,
+    messages,
+    tf2,
+)
+
+from .server import PageServer
+from .state import DIAGNOSTIC_LEVELS, Diagnostic, LogLine, PageState, Picture, Status
+
+PARAMETERS: tuple[Spec, ...] = (
+    Spec("host", "127.0.0.1", "address that the page is served on; 0.0.0.0 lets other machines see the cameras"),
+    Spec("port", 8080, "port of the page; 0 takes any free one", low=0, high=65535),
+    Spec("cameras", NUSCENES_CAMERAS, "names of the cameras"),
+    Spec("image_topic_template", "{camera}/image_raw", "base image topic of a camera; camera_info is its sibling"),
+    Spec("image_transport", "compressed", "form in which images arrive", choices=("raw", "compressed")),
+    Spec("images_rectified", False, "images are undistorted already"),
+    Spec("rig_file", "", "YAML file with calibration and mounting, used where camera_info or tf are missing"),
+    Spec("base_frame", "base_link", "ego frame"),
+    Spec("bev_node", "bev_node", "name of the perception node whose boxes are shown"),
+    Spec("truth_topic", "truth/detections", "true boxes (vision_msgs/Detection3DArray) of a simulation; empty: none"),
+    Spec("source", "", "text in the page's head: what is being played or driven"),
+)
+
+_LOG_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
+_LOG_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1000,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+class ViewerNode(Node):
+    """Serves the page. Parameters: ``PARAMETERS``.
+
+    Raises:
+        ViewerError: the port is in use, or aiohttp is missing.
+    """
+
+    def __init__(self, node_name: str = "viewer", **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
+        p = self._p = Parameters(self, PARAMETERS)
+        self.state = PageState()
+        self.server = PageServer(self.state, host=p["host"], port=p["port"], log=self.get_logger().warning)
+        try:
+            self.server.start()
+        except BevstackError:
+            super().destroy_node()
+            raise
+        self.state.set_about(source=p["source"], runtime=RUNTIME, node=p["bev_node"])
+        self._buffer = tf2.Buffer()
+        self._listener = tf2.TransformListener(self._buffer, self)
+        cameras: tuple[str, ...] = tuple(p["cameras"])
+        fallback = {}
+        if p["rig_file"]:
+            from pathlib import Path
+
+            from bevstack.frames.rigs import load_rig
+
+            fallback = dict(load_rig(Path(p["rig_file"])))
+        self._rig = Rig(
+            cameras,
+            self._buffer,
+            p["base_frame"],
+            fallback=fallback,
+            tf_timeout=2.0,
+            rectified=p["images_rectified"],
+            on_change=self._calibrated,
+        )
+        compressed = p["image_transport"] == "compressed"
+        for name in cameras:
+            self.state.add_camera(name)
+            base = self.resolve_topic_name(p["image_topic_template"].format(camera=name))
+            self.create_subscription(CameraInfo, info_topic(base), partial(self._rig.take_info, name), sensor_qos())
+            if compressed:
+                self.create_subscription(
+                    CompressedImage, f"{base}/compressed", partial(self._on_compressed, name), sensor_qos()
+                )
+            else:
+                self.create_subscription(Image, base, partial(self._on_image, name), sensor_qos())
+        self.create_timer(0.25, self._rig.resolve_all)
+        results = QoSProfile(depth=10)
+        self.create_subscription(Detection3DArray, f"{p['bev_node']}/detections", self._on_detections, results)
+        self.create_subscription(PipelineStatus, f"{p['bev_node']}/status", self._on_status, results)
+        if p["truth_topic"]:
+            self.create_subscription(Detection3DArray, p["truth_topic"], self._on_truth, results)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, results)
+        self.create_subscription(messages("rcl_interfaces/msg/Log"), "/rosout", self._on_log, _LOG_QOS)
+        self.get_logger().info(f"page: {self.server.url}")
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return self.server.url
+
+    def destroy_node(self) -> None:
+        """Closes the page, then as every node."""
+        self.server.close()
+        super().destroy_node()
+
+    # -- what arrives ----------------------------------------------------------------------------------------------------
+
+    def _calibrated(self, name: str) -> None:
+        camera = self._rig.camera(name)
+        if camera is not None:
+            self.state.set_camera(camera)
+
+    def _on_compressed(self, name: str, message: Message) -> None:
+        self.state.add_picture(name, Picture(convert.stamp_to_ns(message.header.stamp), convert.image_bytes(message)))
+
+    def _on_image(self, name: str, message: Message) -> None:
+        stamp = convert.stamp_to_ns(message.header.stamp)
+        if not self.server.clients:
+            self.state.count_picture(name)
+            return
+        try:
+            self.state.add_picture(name, Picture(stamp, convert.rgb_from_image(message)))
+        except BevstackError as error:
+            self.get_logger().warning(f"{name}: {error}", throttle_duration_sec=5.0)
+
+    def _on_detections(self, message: Message) -> None:
+        boxes = self._in_base_frame(message)
+        if boxes is not None:
+            self.state.set_boxes(convert.stamp_to_ns(message.header.stamp), boxes)
+
+    def _on_truth(self, message: Message) -> None:
+        boxes = self._in_base_frame(message)
+        if boxes is not None:
+            self.state.set_truth(convert.stamp_to_ns(message.header.stamp), boxes)
+
+    def _in_base_frame(self, message: Message) -> Boxes3D | None:
+        frame, base = message.header.frame_id, self._p["base_frame"]
+        try:
+            boxes = convert.boxes_from_detections(message)
+            if frame in ("", base):
+                return boxes
+            stamp = Time.from_msg(message.header.stamp)
+            found = self._buffer.lookup_transform(base, frame, stamp)
+            return boxes.transformed(convert.pose_from_transform(found.transform))
+        except (BevstackError, ValueError, tf2.TransformException) as error:
+            self.get_logger().warning(f"boxes in frame {frame!r} cannot be shown: {error}", throttle_duration_sec=5.0)
+            return None
+
+    def _on_status(self, message: Message) -> None:
+        self.state.set_status(status_from_message(message))
+
+    def _on_diagnostics(self, message: Message) -> None:
+        self.state.set_diagnostics([diagnostic_from_message(status) for status in message.status])
+
+    def _on_log(self, message: Message) -> None:
+        level = _LOG_LEVELS.get(_number(message.level), "info")
+        self.state.add_log(LogLine(convert.stamp_to_ns(message.stamp) / 1e9, level, message.name, message.msg))
+
+
+def status_from_message(message: Message) -> Status:
+    """stack_msgs/PipelineStatus as the page's ``Status``."""
+    cameras = list(message.cameras)
+    return Status(
+        stamp=convert.stamp_to_ns(message.header.stamp),
+        rung=message.rung,
+        engine=message.engine,
+        instants_in=int(message.instants_in),
+        instants_out=int(message.instants_out),
+        instants_dropped=int(message.instants_dropped),
+        frame_drop_ratio=float(message.frame_drop_ratio),
+        stages=tuple((name, float(ms)) for name, ms in zip(message.stages, message.stage_ms)),
+        latency_ms=float(message.latency_ms),
+        camera_frames={name: int(n) for name, n in zip(cameras, message.camera_frames)},
+        camera_drops={name: int(n) for name, n in zip(cameras, message.camera_drops)},
+        reason=message.reason,
+    )
+
+
+def diagnostic_from_message(status: Message) -> Diagnostic:
+    """diagnostic_msgs/DiagnosticStatus as the page's ``Diagnostic``."""
+    level = min(max(_number(status.level), 0), len(DIAGNOSTIC_LEVELS) - 1)
+    values = {str(entry.key): str(entry.value) for entry in status.values}
+    return Diagnostic(status.name, DIAGNOSTIC_LEVELS[level], status.message, values)
+
+
+def _number(level: Any) -> int:
+    """A ``byte`` field is ``bytes`` of length 1 in rclpy and a number elsewhere."""
+    return level[0] if isinstance(level, bytes | bytearray) else int(level)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node until a signal."""
+    return run_node(ViewerNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
