@@ -13,14 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bevstack.errors import BevstackError, CalibrationError
+from bevstack.errors import BevstackError
+from bevstack.frames.calibration import camera_from_info as camera_from_fields
+from bevstack.frames.raw import image_to_rgb
 from bevstack.frames.types import Frame
 from bevstack.geometry import (
     BOX_EDGES,
     DETECTION_CLASSES,
     Boxes3D,
     Camera,
-    CameraModel,
     Matrix,
     pose,
     quaternion_from_rotation,
@@ -51,31 +52,10 @@ from .interfaces import (
 MarkerStyle = Literal["cube", "lines"]
 
 _NS = 1_000_000_000
-_PINHOLE_MODELS = ("", "plumb_bob", "rational_polynomial")
-_FISHEYE_MODELS = ("equidistant", "fisheye")
-# Encoding of sensor_msgs/Image -> (dtype, channels, OpenCV code to RGB; None: is RGB already).
-_ENCODINGS: dict[str, tuple[type, int, int | None]] = {
-    "rgb8": (np.uint8, 3, None),
-    "8uc3": (np.uint8, 3, cv2.COLOR_BGR2RGB),
-    "bgr8": (np.uint8, 3, cv2.COLOR_BGR2RGB),
-    "rgba8": (np.uint8, 4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (np.uint8, 4, cv2.COLOR_BGRA2RGB),
-    "mono8": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
-    "8uc1": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
-    "yuv422": (np.uint8, 2, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": (np.uint8, 2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": (np.uint8, 2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": (np.uint8, 2, cv2.COLOR_YUV2RGB_YUY2),
-    # ROS names a Bayer pattern by its first two rows' start, OpenCV by its second row's: hence the crossing.
-    "bayer_rggb8": (np.uint8, 1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": (np.uint8, 1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": (np.uint8, 1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": (np.uint8, 1, cv2.COLOR_BayerGB2RGB),
-}
 
 
 class ImageMessageError(BevstackError):
-    """An image message contradicts itself or has an encoding that we do not read."""
+    """An image message does not fit its calibration, or an image cannot be encoded."""
 
 
 # --- stamps -----------------------------------------------------------------------------------------------------------------
@@ -146,7 +126,11 @@ def pose_from_odometry(message: Message) -> tuple[int, Matrix]:
 
 
 def odometry_from_pose(
-    T_odom_base: ArrayLike, stamp: int, odom_frame: str = "odom", base_frame: str = "base_link", velocity: ArrayLike | None = None
+    T_odom_base: ArrayLike,
+    stamp: int,
+    odom_frame: str = "odom",
+    base_frame: str = "base_link",
+    velocity: ArrayLike | None = None,
 ) -> Message:
     """(4, 4) pose, and (vx, vy, yaw rate) in the base frame where known, to nav_msgs/Odometry."""
     message = Odometry(header=header(stamp, odom_frame), child_frame_id=base_frame)
@@ -170,30 +154,22 @@ def camera_from_info(message: Message, name: str, T_ego_camera: ArrayLike, *, re
         rectified: the image is ``image_rect``: take ``p`` and no distortion instead of ``k`` and ``d``.
 
     Raises:
-        CalibrationError: unknown distortion model, or a size of zero.
+        CalibrationError: an uncalibrated camera, an unknown distortion model.
     """
-    if message.width <= 0 or message.height <= 0:
-        raise CalibrationError(f"camera_info of {name} has size {message.width}x{message.height}: calibrate the camera first")
-    model: CameraModel
-    if message.distortion_model in _PINHOLE_MODELS:
-        model = "pinhole"
-    elif message.distortion_model in _FISHEYE_MODELS:
-        model = "fisheye"
-    else:
-        known = ", ".join(filter(None, (*_PINHOLE_MODELS, *_FISHEYE_MODELS)))
-        raise CalibrationError(f"camera_info of {name} has distortion_model {message.distortion_model!r}: known are {known}")
-    K = np.asarray(message.k, dtype=np.float64).reshape(3, 3)
-    distortion = np.asarray(message.d, dtype=np.float64).reshape(-1)
-    if rectified:
-        K, distortion, model = np.asarray(message.p, dtype=np.float64).reshape(3, 4)[:, :3], np.zeros(0), "pinhole"
-    camera = Camera(name, int(message.width), int(message.height), K, np.asarray(T_ego_camera), distortion, model)
     roi = message.roi
-    if roi.width and roi.height and (roi.width, roi.height) != (message.width, message.height):
-        camera = camera.cropped(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height))
-    across, down = max(1, int(message.binning_x)), max(1, int(message.binning_y))
-    if (across, down) != (1, 1):
-        camera = camera.resized(camera.width // across, camera.height // down)
-    return camera
+    return camera_from_fields(
+        name,
+        int(message.width),
+        int(message.height),
+        message.distortion_model,
+        np.asarray(message.d, dtype=np.float64),
+        np.asarray(message.k, dtype=np.float64),
+        np.asarray(message.p, dtype=np.float64),
+        np.asarray(T_ego_camera, dtype=np.float64),
+        rectified=rectified,
+        binning=(int(message.binning_x), int(message.binning_y)),
+        roi=(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)),
+    )
 
 
 def info_from_camera(camera: Camera, stamp: int, frame_id: str) -> Message:
@@ -236,26 +212,16 @@ def rgb_from_image(message: Message) -> NDArray[np.uint8]:
     """sensor_msgs/Image to (H, W, 3) uint8 RGB. A view of the message where it is rgb8 without padding.
 
     Raises:
-        ImageMessageError: unknown encoding, or fewer bytes than the header promises.
+        DecodeError: unknown encoding, or fewer bytes than the header promises.
     """
-    encoding = str(message.encoding).lower()
-    if encoding not in _ENCODINGS:
-        raise ImageMessageError(f"image encoding {message.encoding!r} is not read: use one of {', '.join(_ENCODINGS)}")
-    _, channels, code = _ENCODINGS[encoding]
-    height, width, step = int(message.height), int(message.width), int(message.step)
-    row = width * channels
-    data = np.frombuffer(image_bytes(message), np.uint8)
-    step = step or row
-    if height <= 0 or width <= 0 or step < row or data.size < (height - 1) * step + row:
-        raise ImageMessageError(
-            f"image of {width}x{height} {encoding} with step {step} needs {max(0, height - 1) * step + row} bytes, has {data.size}"
-        )
-    if data.size < height * step:  # the last row may come without its padding
-        data = np.concatenate([data, np.zeros(height * step - data.size, np.uint8)])
-    pixels = data[: height * step].reshape(height, step)[:, :row].reshape(height, width, channels)
-    if code is None:
-        return np.ascontiguousarray(pixels)
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code), dtype=np.uint8)
+    return image_to_rgb(
+        image_bytes(message),
+        int(message.width),
+        int(message.height),
+        int(message.step),
+        message.encoding,
+        bool(message.is_bigendian),
+    )
 
 
 def image_from_rgb(image: NDArray[np.uint8], stamp: int, frame_id: str) -> Message:
@@ -306,7 +272,9 @@ def set_bytes(message: Message, data: NDArray[np.uint8]) -> None:
         message.data = data
 
 
-def frame_from_compressed(message: Message, camera: Camera, T_world_ego: Matrix | None = None, *, rectified: bool = False) -> Frame:
+def frame_from_compressed(
+    message: Message, camera: Camera, T_world_ego: Matrix | None = None, *, rectified: bool = False
+) -> Frame:
     """sensor_msgs/CompressedImage to a Frame that holds the message's bytes by reference."""
     return Frame(
         camera, stamp_to_ns(message.header.stamp), encoded=image_bytes(message), T_world_ego=T_world_ego, rectified=rectified
@@ -314,7 +282,7 @@ def frame_from_compressed(message: Message, camera: Camera, T_world_ego: Matrix 
 
 
 def frame_from_image(message: Message, camera: Camera, T_world_ego: Matrix | None = None, *, rectified: bool = False) -> Frame:
-    """sensor_msgs/Image to a Frame. Raises ImageMessageError as ``rgb_from_image`` does."""
+    """sensor_msgs/Image to a Frame. Raises DecodeError as ``rgb_from_image`` does."""
     image = rgb_from_image(message)
     return Frame(camera, stamp_to_ns(message.header.stamp), image=image, T_world_ego=T_world_ego, rectified=rectified)
 
@@ -415,7 +383,9 @@ def markers_from_boxes(
         namespace, identity = prefix + class_name(label), number if number >= 0 else n
         red, green, blue = (v / 255.0 for v in class_rgb(label))
 
-        def marker(kind: int, ns: str, alpha: float, identity: int = identity, rgb: tuple[float, ...] = (red, green, blue)) -> Message:
+        def marker(
+            kind: int, ns: str, alpha: float, identity: int = identity, rgb: tuple[float, ...] = (red, green, blue)
+        ) -> Message:
             made = Marker(header=head, ns=ns, id=identity, type=kind, action=Marker.ADD, lifetime=lifetime)
             made.color = ColorRGBA(r=rgb[0], g=rgb[1], b=rgb[2], a=alpha)
             made.pose.orientation.w = 1.0

@@ -1,0 +1,577 @@
+"""The perception node: cameras and tf in, boxes out.
+
+Subscribes per camera ``<image topic>[/compressed]`` and the sibling ``camera_info``; publishes ``~/detections``, ``~/markers``,
+``~/debug/image_<camera>/compressed``, ``~/status`` and ``/diagnostics``. Callbacks only look at headers; decoding and inference run
+in workers with queues of one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bevstack.errors import BevstackError
+from bevstack.frames.calibration import load_rig
+from bevstack.frames.decode import image_size
+from bevstack.frames.ego import PoseBuffer
+from bevstack.frames.sync import AnchorSync, ApproximateSync, Synchroniser
+from bevstack.geometry import Boxes3D, Camera
+from bevstack.ros import convert
+from bevstack.ros.interfaces import (
+    CameraInfo,
+    CompressedImage,
+    Detection3DArray,
+    DiagnosticStatus,
+    Image,
+    MarkerArray,
+    Message,
+    PipelineStatus,
+    TFMessage,
+)
+from bevstack.ros.runtime import (
+    LifecycleNode,
+    QoSProfile,
+    State,
+    TransitionCallbackReturn,
+    diagnostic_updater,
+    tf2,
+)
+
+from .draw import draw_boxes
+from .main import run_node
+from .parameters import Parameters, Spec
+from .pipeline import Model, Pipeline, Result
+from .rig import Rig
+from .topics import info_topic, sensor_qos
+from .worker import NewestWins
+
+NUSCENES_CAMERAS = ["cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right"]
+
+PARAMETERS: tuple[Spec, ...] = (
+    Spec("cameras", NUSCENES_CAMERAS, "names of the cameras, in rig order; the first is the reference"),
+    Spec("image_topic_template", "{camera}/image_raw", "base image topic of a camera; camera_info is its sibling"),
+    Spec("image_transport", "compressed", "form in which images arrive", choices=("raw", "compressed")),
+    Spec(
+        "image_reliability",
+        "best_effort",
+        "reliability that the image subscriptions ask for",
+        choices=("best_effort", "reliable"),
+    ),
+    Spec("image_depth", 5, "queue depth of the image subscriptions", low=1, high=1000),
+    Spec("result_depth", 10, "queue depth of the result publishers", low=1, high=1000),
+    Spec("images_rectified", False, "images are undistorted already: projection matrix p counts, not k and d"),
+    Spec("rig_file", "", "YAML file with calibration and mounting, used where camera_info or tf are missing"),
+    Spec("tf_timeout", 2.0, "seconds to wait for tf or camera_info before the rig file is used", low=0.0, high=60.0),
+    Spec("base_frame", "base_link", "ego frame"),
+    Spec("odom_frame", "odom", "frame in which ego motion is smooth"),
+    Spec("output_frame", "base_link", "frame of the boxes: base_frame, odom_frame or any frame fixed to base_frame"),
+    Spec("sync", "approximate", "how frames become instants", choices=("approximate", "anchor")),
+    Spec("anchor_camera", "", "reference camera of the anchor synchroniser; empty: the first"),
+    Spec("max_camera_time_diff", 0.06, "largest difference of exposure inside one instant, seconds", low=0.0, high=5.0),
+    Spec("sync_queue", 10, "frames kept per camera while others are awaited", low=1, high=100),
+    Spec("min_cameras", 1, "fewest cameras that make an instant when others are silent", low=1, high=64),
+    Spec("camera_timeout", 0.5, "a camera this many seconds behind the others counts as silent", low=0.05, high=60.0),
+    Spec("model", "fastbev-nano", "name of bundled weights, or path of a weights file"),
+    Spec("engine", "onnx", "what runs the network", choices=("onnx", "torch")),
+    Spec("decode_workers", 2, "threads that decode images", low=1, high=32),
+    Spec("score_threshold", 0.3, "boxes below this score are not published", live=True, low=0.0, high=1.0),
+    Spec("max_boxes", 300, "most boxes published, best scores first", live=True, low=1, high=5000),
+    Spec("debug", False, "draw debug images even if nobody listens", live=True),
+    Spec("debug_width", 800, "width of debug images, pixels", live=True, low=64, high=4096),
+    Spec("marker_style", "cube", "shape of the markers", live=True, choices=("cube", "lines")),
+    Spec("marker_lifetime", 0.0, "seconds that markers live; 0: two periods", live=True, low=0.0, high=60.0),
+    Spec("position_stddev", 0.0, "standard deviation of box centres, metres; 0: unknown", live=True, low=0.0, high=10.0),
+    Spec("yaw_stddev", 0.0, "standard deviation of headings, radians; 0: unknown", live=True, low=0.0, high=3.2),
+    Spec("diagnostic_period", 1.0, "seconds between two messages on /diagnostics", low=0.05, high=60.0),
+    Spec("min_rate", 0.0, "instants per second below which diagnostics warn; 0: never", live=True, low=0.0, high=1000.0),
+    Spec(
+        "max_stamp_age",
+        5.0,
+        "seconds between exposure and result above which diagnostics warn",
+        live=True,
+        low=0.0,
+        high=3600.0,
+    ),
+    Spec("autostart", True, "configure and activate by itself at start"),
+)
+
+
+def load_model(model: str, engine: str) -> Model:
+    """Fast-BEV from bundled weights (a name) or a weights file (a path).
+
+    Raises:
+        BevstackError: no such weights, a damaged or foreign checkpoint, an engine that is not there.
+    """
+    from bevstack.bev import FastBEV
+    from bevstack.bev.weights import find_weights
+
+    path = Path(model) if Path(model).suffix or "/" in model else find_weights(model)
+    return FastBEV(path, engine=engine)
+
+
+class BevNode(LifecycleNode):
+    """Boxes in bird's-eye view from the cameras of a rig. Parameters: ``PARAMETERS``.
+
+    Args:
+        model: use this model instead of loading one (tests, benchmarks).
+        kwargs: as for ``Node`` (namespace, cli_args, parameter_overrides, context).
+    """
+
+    def __init__(self, node_name: str = "bev_node", *, model: Model | None = None, **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
+        self._given_model = model
+        self._model: Model | None = None
+        self._pipeline: Pipeline | None = None
+        self._drawer: NewestWins[Result] | None = None
+        self._rig: Rig | None = None
+        self._poses = PoseBuffer()
+        self._held: dict[str, Message] = {}
+        self._held_lock = threading.Lock()
+        self._subscriptions_made: list[Any] = []
+        self._active = False
+        self._failure = ""
+        self._problem, self._problem_at = "", 0.0
+        self._posed = True
+        self._done: deque[float] = deque(maxlen=50)
+        self._latency_ms = 0.0
+        self._stages: Mapping[str, float] = {}
+        self._last_result: float | None = None
+        self._p = Parameters(self, PARAMETERS)
+        self.cameras: tuple[str, ...] = tuple(self._p["cameras"])
+        # tf is listened to from the start, so that a latched tree is there when the node is activated.
+        self._buffer = tf2.Buffer()
+        self._listener = tf2.TransformListener(self._buffer, self)
+        self._tf_subscription = self.create_subscription(TFMessage, "/tf", self._on_tf, QoSProfile(depth=100))
+        self._updater = diagnostic_updater.Updater(self, period=self._p["diagnostic_period"])
+        self._updater.setHardwareID("bevstack")
+        for title, task in (
+            ("state", self._diagnose_state),
+            ("cameras", self._diagnose_cameras),
+            ("instants", self._diagnose_instants),
+            ("latency", self._diagnose_latency),
+            ("ego motion", self._diagnose_motion),
+        ):
+            self._updater.add(title, task)
+
+    # --- lifecycle ----------------------------------------------------------------------------------------------------------
+
+    def autostart(self) -> bool:
+        """Configure and activate, if the parameter says so; False if that failed (the reason is logged and on /diagnostics)."""
+        if not self._p["autostart"]:
+            return True
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return False
+        return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+
+    def on_configure(self, state: State) -> TransitionCallbackReturn:
+        """Load the model, check the configuration, create the publishers."""
+        try:
+            self._configure()
+        except (BevstackError, OSError, ValueError) as error:
+            self._failure = " ".join(str(error).split())
+            self.get_logger().error(f"cannot configure: {self._failure}")
+            self._updater.force_update()
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        p = self._p
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"parameter cameras is {list(self.cameras)}: name one or more different cameras")
+        if "{camera}" not in p["image_topic_template"] and len(self.cameras) > 1:
+            raise ValueError(
+                f"image_topic_template {p['image_topic_template']!r} has no {{camera}}: all cameras would be the same"
+            )
+        fallback = load_rig(Path(p["rig_file"])) if p["rig_file"] else {}
+        self._model = self._given_model or load_model(p["model"], p["engine"])
+        self._rig = Rig(
+            self.cameras,
+            self._buffer,
+            p["base_frame"],
+            fallback=fallback,
+            tf_timeout=p["tf_timeout"],
+            rectified=p["images_rectified"],
+            on_change=self._calibrated,
+        )
+        qos = QoSProfile(depth=p["result_depth"])
+        self._detections = self.create_lifecycle_publisher(Detection3DArray, "~/detections", qos)
+        self._markers = self.create_lifecycle_publisher(MarkerArray, "~/markers", qos)
+        self._status = self.create_lifecycle_publisher(PipelineStatus, "~/status", qos)
+        self._debug = {
+            name: self.create_lifecycle_publisher(CompressedImage, f"~/debug/image_{name}/compressed", qos)
+            for name in self.cameras
+        }
+
+    def on_activate(self, state: State) -> TransitionCallbackReturn:
+        """Start the workers and subscribe."""
+        assert self._model is not None
+        assert self._rig is not None
+        p = self._p
+        slop = round(p["max_camera_time_diff"] * 1e9)
+        common: dict[str, Any] = {
+            "missing_after_ns": round(p["camera_timeout"] * 1e9),
+            "min_cameras": p["min_cameras"],
+            "queue": p["sync_queue"],
+        }
+        sync: Synchroniser
+        try:
+            if p["sync"] == "anchor":
+                sync = AnchorSync(self.cameras, p["anchor_camera"] or None, slop, **common)
+            else:
+                sync = ApproximateSync(self.cameras, slop, **common)
+        except BevstackError as error:
+            self._failure = str(error)
+            self.get_logger().error(f"cannot activate: {error}")
+            return TransitionCallbackReturn.FAILURE
+        result = super().on_activate(state)
+        self._drawer = NewestWins("debug images", self._draw)
+        self._pipeline = Pipeline(
+            self._model,
+            sync,
+            on_result=self._publish,
+            on_problem=self._note,
+            poses=self._poses,
+            workers=p["decode_workers"],
+            image_filter=getattr(self._model, "image_filter", "area"),
+        )
+        self._active = True
+        qos = sensor_qos(p["image_reliability"], p["image_depth"])
+        compressed = p["image_transport"] == "compressed"
+        for name in self.cameras:
+            base = self.resolve_topic_name(p["image_topic_template"].format(camera=name))
+            self._subscriptions_made += [
+                self.create_subscription(CameraInfo, info_topic(base), partial(self._rig.take_info, name), qos),
+                self.create_subscription(
+                    CompressedImage if compressed else Image,
+                    f"{base}/compressed" if compressed else base,
+                    partial(self._on_image, name),
+                    qos,
+                ),
+            ]
+        self._retry = self.create_timer(0.1, self._rig.resolve_all)
+        self.get_logger().info(f"active: {len(self.cameras)} cameras, {p['model']} on {p['engine']}")
+        return result
+
+    def on_deactivate(self, state: State) -> TransitionCallbackReturn:
+        """Unsubscribe and stop the workers."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:
+        """Free the model and the publishers."""
+        self._stop()
+        for publisher in (self._detections, self._markers, self._status, *self._debug.values()):
+            self.destroy_lifecycle_publisher(publisher)
+        self._free_model()
+        self._rig = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:
+        """Stop everything, from any state."""
+        self._stop()
+        self._free_model()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _free_model(self) -> None:
+        model, self._model = self._model, None
+        if model is not None and model is not self._given_model:
+            close = getattr(model, "close", None)
+            if close is not None:
+                close()
+
+    def _stop(self) -> None:
+        self._active = False
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        if self._subscriptions_made:
+            self.destroy_timer(self._retry)
+        self._subscriptions_made.clear()
+        self._held.clear()
+        pipeline, self._pipeline = self._pipeline, None
+        drawer, self._drawer = self._drawer, None
+        if pipeline is not None and not pipeline.close():
+            self.get_logger().warning("the model is still busy with its last instant")
+        if drawer is not None:
+            drawer.close()
+
+    def destroy_node(self) -> None:
+        """Stop the workers first; then as every node."""
+        self._stop()
+        super().destroy_node()
+
+    # --- inputs -------------------------------------------------------------------------------------------------------------
+
+    def _on_tf(self, message: Message) -> None:
+        for transform in message.transforms:
+            parent, child = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+            if parent == self._p["odom_frame"] and child == self._p["base_frame"]:
+                try:
+                    self._poses.add(
+                        convert.stamp_to_ns(transform.header.stamp), convert.pose_from_transform(transform.transform)
+                    )
+                except (ValueError, BevstackError) as error:
+                    self._note(f"transform {parent} -> {child}: {error}")
+
+    def _on_image(self, name: str, message: Message) -> None:
+        """One image: hold it until its camera's calibration is known, else send it into the pipeline."""
+        pipeline, rig = self._pipeline, self._rig
+        if pipeline is None or rig is None:
+            return
+        camera = rig.camera(name)
+        if camera is None:
+            with self._held_lock:
+                replaced = self._held.get(name)
+                self._held[name] = message
+            if replaced is not None:
+                pipeline.lost(name, rig.reason(name))
+            rig.resolve(name)
+            return
+        self._submit(name, camera, message, pipeline)
+
+    def _calibrated(self, name: str) -> None:
+        """A camera's calibration is known or has changed: the image that waited for it can go on."""
+        pipeline, rig = self._pipeline, self._rig
+        camera = rig.camera(name) if rig is not None else None
+        if pipeline is None or camera is None:
+            return
+        self.get_logger().info(f"{name}: calibration for {camera.width}x{camera.height} pixels")
+        pipeline.forget()
+        with self._held_lock:
+            message = self._held.pop(name, None)
+        if message is not None:
+            self._submit(name, camera, message, pipeline)
+
+    def _submit(self, name: str, camera: Camera, message: Message, pipeline: Pipeline) -> None:
+        rectified = self._p["images_rectified"]
+        try:
+            if self._p["image_transport"] == "compressed":
+                frame = convert.frame_from_compressed(message, camera, rectified=rectified)
+                size = image_size(frame.encoded) if frame.encoded is not None else (0, 0)
+            else:
+                size = (int(message.width), int(message.height))
+                frame = convert.frame_from_image(message, camera, rectified=rectified)
+            if size != (camera.width, camera.height):
+                raise convert.ImageMessageError(
+                    f"{name} sends {size[0]}x{size[1]} pixels but its camera_info is for {camera.width}x{camera.height}: "
+                    "publish the camera_info that belongs to the image"
+                )
+            pipeline.submit(frame)
+        except BevstackError as error:
+            pipeline.lost(name, f"{name}: {error}" if name not in str(error) else str(error))
+
+    # --- outputs ------------------------------------------------------------------------------------------------------------
+
+    def _publish(self, result: Result) -> None:
+        """On the model's thread: everything about one instant."""
+        started = time.monotonic()
+        stamp, p = result.frame_set.stamp, self._p
+        self._posed = result.posed
+        reason = result.reason
+        if result.boxes is not None:
+            boxes = result.boxes[result.boxes.score >= p["score_threshold"]]
+            if len(boxes) > p["max_boxes"]:
+                boxes = boxes[np.argsort(-boxes.score, kind="stable")[: p["max_boxes"]]]
+            try:
+                placed = self._in_output_frame(boxes, result)
+                self._detections.publish(convert.detections_from_boxes(placed, stamp, p["output_frame"], self._covariance()))
+                if self._markers.get_subscription_count():
+                    self._markers.publish(
+                        convert.markers_from_boxes(
+                            placed, stamp, p["output_frame"], style=p["marker_style"], lifetime_ns=self._marker_lifetime()
+                        )
+                    )
+            except tf2.TransformException as error:
+                reason = f"no transform {p['output_frame']} <- {p['base_frame']}: {error}"
+                self._note(reason)
+            if self._drawer is not None and self._debug_wanted():
+                self._drawer.put(Result(result.frame_set, boxes, {}, result.arrived, result.posed))
+        now = time.monotonic()
+        self._last_result = now
+        self._done.append(now)
+        stages = {**result.stages, "publish": (now - started) * 1e3}
+        self._stages = stages
+        self._latency_ms = self._latency(stamp, result.arrived, now)
+        self._publish_status(stamp, stages, reason)
+
+    def _publish_status(self, stamp: int, stages: Mapping[str, float], reason: str) -> None:
+        pipeline = self._pipeline
+        if pipeline is None:
+            return
+        counts = pipeline.counts()
+        recent = time.monotonic() - self._problem_at < 1.0
+        message = PipelineStatus(
+            header=convert.header(stamp, self._p["output_frame"]),
+            rung=str(getattr(self._model, "rung", self._p["model"])),
+            engine=self._p["engine"],
+            instants_in=counts.instants_in,
+            instants_out=counts.instants_out,
+            instants_dropped=counts.instants_dropped,
+            frame_drop_ratio=float(counts.frame_drop_ratio),
+            stages=list(stages),
+            stage_ms=np.array(list(stages.values()), np.float32),
+            latency_ms=float(self._latency_ms),
+            cameras=list(counts.cameras),
+            camera_frames=np.array([c.frames for c in counts.cameras.values()], np.uint64),
+            camera_drops=np.array([c.drops for c in counts.cameras.values()], np.uint64),
+            reason=reason or (self._problem if recent else ""),
+        )
+        self._status.publish(message)
+
+    def _latency(self, stamp: int, arrived: float, now: float) -> float:
+        """Milliseconds from exposure to now, where exposure stamps are of this clock; else from arrival."""
+        age = self.get_clock().now().nanoseconds - stamp
+        return age / 1e6 if 0 <= age < 10e9 else (now - arrived) * 1e3
+
+    def _in_output_frame(self, boxes: Boxes3D, result: Result) -> Boxes3D:
+        target, base = self._p["output_frame"], self._p["base_frame"]
+        if target == base:
+            return boxes
+        if target == self._p["odom_frame"]:
+            if not result.posed:
+                raise tf2.LookupException("no ego pose for this instant")
+            return boxes.transformed(result.frame_set.T_world_ego)
+        from bevstack.ros.runtime import Time
+
+        return boxes.transformed(convert.pose_from_transform(self._buffer.lookup_transform(target, base, Time()).transform))
+
+    def _covariance(self) -> Any:
+        position, yaw = self._p["position_stddev"], self._p["yaw_stddev"]
+        return np.diag([position**2, position**2, position**2, 0.0, 0.0, yaw**2]) if position or yaw else None
+
+    def _rate(self) -> float:
+        """Instants per second over the last ones; 0 when the last is long ago."""
+        if len(self._done) < 2 or self._done[-1] == self._done[0]:
+            return 0.0
+        period = (self._done[-1] - self._done[0]) / (len(self._done) - 1)
+        return 1.0 / max(period, time.monotonic() - self._done[-1])
+
+    def _marker_lifetime(self) -> int:
+        if self._p["marker_lifetime"]:
+            return round(self._p["marker_lifetime"] * 1e9)
+        rate = self._rate()
+        return round(min(max(2.0 / rate if rate else 1.0, 0.2), 5.0) * 1e9)
+
+    def _debug_wanted(self) -> bool:
+        return bool(self._p["debug"]) or any(publisher.get_subscription_count() for publisher in self._debug.values())
+
+    def _draw(self, result: Result) -> None:
+        """On the drawing thread: debug images of the newest instant."""
+        assert result.boxes is not None
+        for name, frame in result.frame_set.frames.items():
+            publisher = self._debug.get(name)
+            if publisher is None or not self._active or not (self._p["debug"] or publisher.get_subscription_count()):
+                continue
+            image = draw_boxes(frame, result.boxes, self._p["debug_width"])
+            publisher.publish(convert.compressed_from_rgb(image, frame.stamp, f"{name}_optical_frame", quality=80))
+
+    # --- diagnostics --------------------------------------------------------------------------------------------------------
+
+    def _note(self, reason: str) -> None:
+        """Remember and log (throttled) why something was lost."""
+        self._problem, self._problem_at = reason, time.monotonic()
+        self.get_logger().warning(reason, throttle_duration_sec=2.0)
+
+    def _diagnose_state(self, stat: Any) -> Any:
+        if self._failure:
+            stat.summary(DiagnosticStatus.ERROR, self._failure)
+        elif self._active:
+            stat.summary(DiagnosticStatus.OK, "active")
+        else:
+            stat.summary(DiagnosticStatus.WARN, "inactive" if self._model is not None else "not configured")
+        stat.add("model", str(self._p["model"]))
+        stat.add("engine", str(self._p["engine"]))
+        stat.add("rung", str(getattr(self._model, "rung", "")))
+        stat.add("last problem", self._problem)
+        stat.add("last problem age s", f"{time.monotonic() - self._problem_at:.1f}" if self._problem else "")
+        return stat
+
+    def _diagnose_cameras(self, stat: Any) -> Any:
+        pipeline, rig = self._pipeline, self._rig
+        if pipeline is None or rig is None:
+            stat.summary(DiagnosticStatus.OK, "not active")
+            return stat
+        counts = pipeline.counts()
+        now, problems, worst = time.monotonic(), [], DiagnosticStatus.OK
+        silent = set(pipeline.synchroniser.silent())
+        for name, count in counts.cameras.items():
+            age = now - count.arrived if count.arrived is not None else None
+            if rig.camera(name) is None:
+                problems.append(f"{name}: {rig.reason(name)}")
+                worst = DiagnosticStatus.ERROR
+            elif age is None:
+                problems.append(f"{name}: no image has arrived")
+                worst = DiagnosticStatus.ERROR
+            elif name in silent or age > max(1.0, 2 * self._p["camera_timeout"]):
+                problems.append(f"{name}: silent for {age:.1f} s")
+                worst = DiagnosticStatus.ERROR
+            elif count.reason and count.reason == self._problem and now - self._problem_at < 5.0:
+                problems.append(count.reason)
+                worst = max(worst, DiagnosticStatus.WARN)
+            stat.add(f"{name} frames", str(count.frames))
+            stat.add(f"{name} drops", str(count.drops))
+            stat.add(f"{name} last reason", count.reason)
+        stat.summary(worst, "; ".join(problems) if problems else f"{len(counts.cameras)} cameras deliver")
+        return stat
+
+    def _diagnose_instants(self, stat: Any) -> Any:
+        pipeline = self._pipeline
+        if pipeline is None:
+            stat.summary(DiagnosticStatus.OK, "not active")
+            return stat
+        counts, rate, sync = pipeline.counts(), self._rate(), pipeline.synchroniser
+        quiet = time.monotonic() - self._last_result if self._last_result is not None else None
+        if quiet is None:
+            stat.summary(DiagnosticStatus.WARN, f"no instant yet{f': {self._problem}' if self._problem else ''}")
+        elif quiet > max(2.0, 4.0 / rate if rate else 0.0):
+            stat.summary(DiagnosticStatus.ERROR, f"no instant for {quiet:.1f} s{f': {self._problem}' if self._problem else ''}")
+        elif self._p["min_rate"] and rate < self._p["min_rate"]:
+            stat.summary(DiagnosticStatus.WARN, f"{rate:.1f} instants/s, fewer than min_rate {self._p['min_rate']:g}")
+        else:
+            stat.summary(DiagnosticStatus.OK, f"{rate:.1f} instants/s")
+        stat.add("rate", f"{rate:.2f}")
+        stat.add("in", str(counts.instants_in))
+        stat.add("out", str(counts.instants_out))
+        stat.add("dropped", str(counts.instants_dropped))
+        stat.add("skipped by the synchroniser", str(sync.skips))
+        stat.add("last skip", sync.skip_reason)
+        stat.add("frame drop ratio", f"{counts.frame_drop_ratio:.4f}")
+        return stat
+
+    def _diagnose_latency(self, stat: Any) -> Any:
+        late = self._latency_ms > 1e3 * self._p["max_stamp_age"]
+        text = f"{self._latency_ms:.0f} ms from exposure to result"
+        stat.summary(
+            DiagnosticStatus.WARN if late else DiagnosticStatus.OK, text + (" is more than max_stamp_age" if late else "")
+        )
+        for name, value in self._stages.items():
+            stat.add(f"{name} ms", f"{value:.1f}")
+        return stat
+
+    def _diagnose_motion(self, stat: Any) -> Any:
+        if not len(self._poses):
+            stat.summary(
+                DiagnosticStatus.WARN,
+                f"no {self._p['odom_frame']} -> {self._p['base_frame']} on /tf: past frames are not aligned",
+            )
+        elif not self._posed:
+            stat.summary(DiagnosticStatus.WARN, f"no ego pose for the last instant: {self._problem}")
+        else:
+            stat.summary(DiagnosticStatus.OK, "ego poses known")
+        return stat
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is told to stop; the exit code is 0 then."""
+    return run_node(BevNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,45 @@
+"""``main`` of every node: start, spin, leave with exit code 0 on SIGINT and SIGTERM."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bevstack.errors import BevstackError
+from bevstack.ros.runtime import ExternalShutdownException, SingleThreadedExecutor, init, ok, shutdown
+
+
+def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+    """Create the node, start it (``autostart`` where it has one), and spin until it is told to stop or has finished.
+
+    A node has finished when its ``finished`` event is set and its parameter ``exit_when_finished`` is true.
+
+    Returns:
+        0 after a signal or a finished source; 2 if the node refuses its parameters (one line on stderr).
+    """
+    init(args=list(sys.argv if args is None else [sys.argv[0], *args]))
+    node = None
+    try:
+        try:
+            node = factory()
+        except (BevstackError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        start = getattr(node, "autostart", None)
+        if start is not None:
+            start()
+        while ok():
+            executor.spin_once(timeout_sec=0.2)
+            if getattr(node, "exit_now", False):
+                break
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # the usual end of a node
+    finally:
+        if node is not None:
+            node.destroy_node()
+        if ok():
+            shutdown()
+    return 0

@@ -1,0 +1,60 @@
+"""A thread with a queue of one: the newest item wins, and nothing that puts an item ever waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class NewestWins(Generic[Item]):
+    """Calls ``work`` on a thread of its own with the newest item put.
+
+    Args:
+        name: the thread's name.
+        work: must not raise; it is given one item at a time.
+    """
+
+    def __init__(self, name: str, work: Callable[[Item], None]) -> None:
+        self._work = work
+        self._condition = threading.Condition()
+        self._slot: list[Item] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item) -> Item | None:
+        """Queue an item; returns the one that it replaced (or itself, once closed), None if none was."""
+        with self._condition:
+            if self._closed:
+                return item
+            replaced = self._slot.pop() if self._slot else None
+            self._slot.append(item)
+            self._condition.notify()
+            return replaced
+
+    def waiting(self) -> bool:
+        """True while an item waits for the thread."""
+        return bool(self._slot)
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Forget what waits, finish what is being worked on; False if that takes longer than ``timeout`` seconds."""
+        with self._condition:
+            self._closed = True
+            self._slot.clear()
+            self._condition.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._slot and not self._closed:
+                    self._condition.wait()
+                if self._closed:
+                    return
+                item = self._slot.pop()
+            self._work(item)
