@@ -149,9 +149,9 @@ def open_source(
     """Open what ``spec`` names.
 
     Args:
-        spec: see ``docs/sources.md``: ``sim:seed=1,duration=30``, a bag, a video file, ``/dev/video0`` or ``v4l2:0``, a nuScenes
-            folder, a ``sample.json`` or its folder, a ``rig.yaml`` whose cameras name videos or devices.
-        cameras: which cameras and what is known of them: name -> topic, ``Camera``, or a table as in a rig file. None: all found.
+        spec: see ``docs/sources.md``: ``sim:seed=1,duration=30``, a bag, a video file, ``/dev/video0`` or ``v4l2:0``, a
+            nuScenes folder, a ``sample.json`` or its folder, a ``rig.yaml`` whose cameras name videos or devices.
+        cameras: which cameras and what is known of them: name -> topic, ``Camera``, or a table as in a rig file; None: all.
         rig: rig file; its entries serve as ``cameras`` does, which goes before it.
         **options: passed to the source (``BagSource``, ``VideoSource``, ``NuScenesSource``, ``SimulatedDrive``, ...).
             ``sync``, ``tolerance``, ``anchor``, ``missing_after``, ``min_cameras`` set ``SyncOptions``.
