@@ -31,8 +31,7 @@ def broken(camera: Camera) -> list[str]:
     elif not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or float(np.linalg.det(rotation)) < 0:
         error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
         problems.append(
-            f"{name}: the rotation of its pose is not a rotation (error {error:.2g}, determinant {np.linalg.det(rotation):.2g}): "
-            "check its transform"
+            f"{name}: its pose is not rigid (error {error:.2g}, determinant {np.linalg.det(rotation):.2g}): check its transform"
         )
     return problems
 

@@ -106,6 +106,9 @@ def version_folder(path: Path, version: str | None = None) -> Path:
 class NuScenesSource(FrameSource):
     """Drives of a nuScenes folder: images with calibration and the ego pose at their own stamps; key instants with true boxes.
 
+    A key instant carries the sample's stamp and the LiDAR's ego pose, as the annotations do (where a folder has no LiDAR rows:
+    those of the first camera). ``samples`` gives its token.
+
     Args:
         path: the data set's root, or its ``v1.0-*`` folder.
         cameras: names to keep (``cam_front``, ...); None: all.
@@ -142,6 +145,9 @@ class NuScenesSource(FrameSource):
         self._scenes = [names[name] for name in wanted]
         try:
             self._images = self._index(None if cameras is None else set(cameras))
+            self._images_by_sample: dict[str, dict[str, _Image]] = defaultdict(dict)
+            for image in (image for images in self._images.values() for image in images if image.key):
+                self._images_by_sample[image.sample][image.camera] = image
             self._boxes = self._index_boxes()
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{self.name}: the tables do not fit together: {type(error).__name__} {error}") from None
@@ -161,6 +167,11 @@ class NuScenesSource(FrameSource):
         return 12.0 if self.sweeps else 2.0
 
     @property
+    def samples(self) -> dict[int, str]:
+        """Sample tokens of the key instants, by the instants' stamps."""
+        return {self._instant(token)[0]: token for token in self._images_by_sample}
+
+    @property
     def scenes(self) -> list[str]:
         """Names of the scenes that are read."""
         return [str(scene["name"]) for scene in self._scenes]
@@ -172,11 +183,14 @@ class NuScenesSource(FrameSource):
         scenes = {str(scene["token"]) for scene in self._scenes}
         cameras: dict[tuple[str, int, int], Camera] = {}
         images: dict[str, list[_Image]] = {token: [] for token in scenes}
+        self._lidar_poses: dict[str, Matrix] = {}
         for row in self._tables["sample_data"].values():
             calibrated = calibrations[row["calibrated_sensor_token"]]
             sensor = sensors[calibrated["sensor_token"]]
             name = str(sensor["channel"]).lower()
             scene = str(samples[row["sample_token"]]["scene_token"])
+            if name == "lidar_top" and row["is_key_frame"]:
+                self._lidar_poses[str(row["sample_token"])] = _pose(poses[row["ego_pose_token"]])
             if sensor["modality"] != "camera" or scene not in scenes or (wanted is not None and name not in wanted):
                 continue
             if not row["is_key_frame"] and not self.sweeps:
@@ -260,13 +274,18 @@ class NuScenesSource(FrameSource):
             return
         for scene in self._scenes:
             token = str(scene["first_sample_token"])
-            by_sample: dict[str, dict[str, _Image]] = defaultdict(dict)
-            for image in self._images[str(scene["token"])]:
-                by_sample[image.sample][image.camera] = image
             while token:
-                frames = {name: self._frame(by_sample[token][name]) for name in self._cameras if name in by_sample[token]}
+                images = self._images_by_sample.get(token, {})
+                frames = {name: self._frame(images[name]) for name in self._cameras if name in images}
                 if frames:
-                    reference = next(iter(frames.values()))
-                    ego = reference.T_world_ego if reference.T_world_ego is not None else np.eye(4)
-                    yield FrameSet(reference.stamp, frames, ego, self.truth(token, ego))
+                    stamp, ego = self._instant(token)
+                    yield FrameSet(stamp, frames, ego, self.truth(token, ego))
                 token = str(self._tables["sample"][token]["next"])
+
+    def _instant(self, sample: str) -> tuple[int, Matrix]:
+        """Stamp and ego pose that the annotations of a sample belong to."""
+        if sample in self._lidar_poses:
+            return int(self._tables["sample"][sample]["timestamp"]) * 1000, self._lidar_poses[sample]
+        images = self._images_by_sample[sample]
+        reference = images[next(name for name in self._cameras if name in images)]
+        return reference.stamp, reference.T_world_ego

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -36,7 +36,8 @@ def calibrate(name: str, entry: RigEntry | None, size: tuple[int, int]) -> tuple
         raise CalibrationError(f"{name}: the rig file does not give {lacking}")
     if (camera.width, camera.height) != size:
         raise CalibrationError(
-            f"{name}: images are {size[0]}x{size[1]} but the rig file's calibration is for {camera.width}x{camera.height}: correct size and K"
+            f"{name}: images are {size[0]}x{size[1]} but the rig file's calibration is for {camera.width}x{camera.height}: "
+            "correct its size and K"
         )
     return camera, None
 
@@ -109,7 +110,7 @@ class VideoSource(FrameSource):
             for stream in streams.values():
                 stream.close()
 
-    def _read(self, name: str, where: str) -> Iterator[Frame]:
+    def _read(self, name: str, where: str) -> Generator[Frame, None, None]:
         capture = _open(name, where)
         camera = self._cameras[name]
         last, count = -1, 0
@@ -125,15 +126,13 @@ class VideoSource(FrameSource):
                 last = stamp
                 count += 1
                 if picture.shape[:2] != (camera.height, camera.width):
-                    raise SourceError(
-                        f"{name}: {where} changes its size to {picture.shape[1]}x{picture.shape[0]} at frame {count}: split the file"
-                    )
-                yield Frame(
-                    camera, self.start + stamp, image=np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-                )
+                    now = f"{picture.shape[1]}x{picture.shape[0]}"
+                    raise SourceError(f"{name}: {where} changes its size to {now} at frame {count}: split the file")
+                image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+                yield Frame(camera, self.start + stamp, image=image)
+            stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         finally:
             capture.release()
-        stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if count else 0
         if count == 0:
             raise SourceError(f"{name}: no frame of {where} can be decoded")
         if self.limit is None and 0 < count < stated - 1:
