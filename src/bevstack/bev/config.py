@@ -17,6 +17,9 @@ import numpy as np
 from bevstack.errors import CheckpointError
 from bevstack.geometry import DETECTION_CLASSES, Matrix
 
+# Rig order of the released weights and of the simulated drive; where cameras overlap, the order decides.
+CAMERA_ORDER = ("cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right")
+
 Rows4 = tuple[tuple[float, ...], ...]
 
 # LIDAR_TOP of the cars that nuScenes was recorded with: x right, y forward, 0.94 m ahead of the rear axle, 1.84 m up.

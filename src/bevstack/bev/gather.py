@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -66,9 +67,9 @@ class Gather:
         if self._pool is not None:
             edges = np.linspace(0, voxels, self._threads + 1).astype(int)
             jobs = [
-                self._pool.submit(_copy_rows, rows, tables[t], self.volume, t, int(a), int(b))
+                self._pool.submit(_copy_rows, rows, tables[t], self.volume, t, a, b)
                 for t, rows in enumerate(features)
-                for a, b in zip(edges[:-1], edges[1:])
+                for a, b in pairwise(edges.tolist())
             ]
             for job in jobs:
                 job.result()

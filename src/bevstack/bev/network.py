@@ -60,8 +60,8 @@ def cell_positions(grid: VoxelGrid) -> Tensor:
 class PyramidEncoder(nn.Module):
     """(B, inputs, X, Y) -> (B, outputs, X, Y): context at half and quarter resolution, positions at full (fastbev-nano).
 
-    The lift gives every voxel of a ray the same feature, and convolutions do not know where they are. A fixed map of positions is
-    therefore added to the fused volume: a feature that says "car, 23 m away" can be compared with the cell's own distance.
+    The lift gives every voxel of a ray the same feature, and convolutions do not know where they are. A fixed map of positions
+    is therefore added to the fused volume: a feature that says "car, 23 m away" can be compared with the cell's own distance.
     """
 
     where: Tensor

@@ -39,7 +39,7 @@ def _transform(width: int, height: int, hw: tuple[int, int]) -> ImageTransform:
 
 
 def image_transform(width: int, height: int, config: FastBEVConfig) -> ImageTransform:
-    """The rule for a camera of ``width`` x ``height`` pixels: tall images lose rows above and below, flat ones gain black rows."""
+    """The rule for cameras of ``width`` x ``height`` pixels: tall images lose rows above and below, flat ones gain black."""
     return _transform(width, height, config.image_hw)
 
 

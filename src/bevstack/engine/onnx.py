@@ -40,7 +40,7 @@ class OnnxEngine:
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  ONNX Runtime raises many unrelated types
+        except Exception as error:  # ONNX Runtime raises many unrelated types
             label = "graph" if isinstance(model, bytes) else str(model)
             raise EngineError(f"ONNX Runtime cannot load {label}: {_line(error)}; export it again") from error
         self.inputs = {i.name: (tuple(i.shape), i.type) for i in self._session.get_inputs()}
@@ -55,7 +55,7 @@ class OnnxEngine:
         feed = as_arrays({k: v for k, v in inputs.items() if k in self.inputs})
         try:
             results = self._session.run(self.outputs, feed)
-        except Exception as error:  # noqa: BLE001  ONNX Runtime raises many unrelated types
+        except Exception as error:  # ONNX Runtime raises many unrelated types
             raise EngineError(f"ONNX Runtime failed: {_line(error)}") from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, results)}
 

@@ -47,6 +47,8 @@ class TorchEngine:
                 results = self._module(*tensors)
         except (RuntimeError, IndexError, ValueError) as error:
             raise EngineError(f"torch failed: {' '.join(str(error).split())[:300]}") from error
+        if isinstance(results, torch.Tensor):
+            results = (results,)
         return {name: value.contiguous().numpy() for name, value in zip(self.outputs, results)}
 
     def close(self) -> None:

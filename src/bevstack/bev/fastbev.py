@@ -1,0 +1,312 @@
+"""Fast-BEV as the rest of the stack sees it: a ``FrameSet`` goes in, ``Boxes3D`` in the ego frame come out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bevstack.errors import BevstackError, CalibrationError, EngineError
+from bevstack.frames import Frame, FrameSet
+from bevstack.frames.decode import decode_frame
+from bevstack.geometry import Boxes3D, Camera
+
+from .config import CAMERA_ORDER, FastBEVConfig, PostConfig
+from .conventions import boxes_from_rows
+from .decode import decode_maps
+from .preprocess import fit, image_transform
+from .tables import Table, calibration_id, rig_table
+from .temporal import Instant, TemporalCache
+
+if TYPE_CHECKING:
+    from .network import FastBEVNet
+    from .runner import Runner
+
+EngineName = Literal["onnx", "torch"]
+
+
+class FastBEV:
+    """One rung, ready to run. Keeps the past features it needs; use one object per vehicle, from one thread at a time.
+
+    Args:
+        model: name of a rung ("fastbev-nano": its weights are looked up), a weights file, an exported ``.onnx`` graph (needs no
+            torch), a network, or a config (random weights from seed 0: for timing).
+        engine: "onnx" (exports once, kept in the user's cache) or "torch".
+        threads: for the network; None takes the CPUs that this process may use.
+        split: two graphs with the compiled gather between them, so that image, lift and BEV stages are timed on their own;
+            False: one graph with the gather inside. Same boxes.
+        cameras: names in slot order, which decides who owns a voxel that several cameras see. None: names of the standard rig
+            take their place in ``CAMERA_ORDER``, others follow as they come.
+        post: other post-processing than the rung's own.
+        exposure: put the ego motion between the instant and each *current* image's exposure into the table as well. Off, as
+            released: the current table is static and built once per calibration. History always uses every image's own pose.
+
+    Raises:
+        CheckpointError: weights are missing, damaged, or do not fit.
+        EngineError: the engine or an export failed.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | FastBEVConfig | FastBEVNet = "fastbev-nano",
+        engine: EngineName = "onnx",
+        *,
+        threads: int | None = None,
+        split: bool = True,
+        cameras: Sequence[str] | None = None,
+        post: PostConfig | None = None,
+        exposure: bool = False,
+    ) -> None:
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.engine: str = engine
+        self._runner: Runner
+        self.config, self._runner, self.weights_sha256 = _open(model, engine, self.threads, split)
+        if post is not None:
+            self.config = replace(self.config, post=post)
+        self._given_order = tuple(cameras) if cameras is not None else None
+        self._slots: dict[str, int] = {}
+        self._exposure = exposure
+        height, width = self.config.image_hw
+        self._images = np.zeros((self.config.cameras, height, width, 3), np.uint8)
+        self._static: dict[str, Table] = {}
+        self._tables = np.empty((len(self.config.times), self.config.grid.voxels), np.int32)
+        self.cache = TemporalCache(self.config.times)
+        self.timings: dict[str, float] = {}
+
+    @property
+    def rung(self) -> str:
+        """Name of the model size, for example "fastbev-nano"."""
+        return self.config.name
+
+    def decode_size(self, camera: Camera) -> tuple[int, int]:
+        """(width, height) to which this camera's images should be decoded: then nothing is resized here."""
+        return image_transform(camera.width, camera.height, self.config).resized
+
+    def reset(self) -> None:
+        """Forgets the past, for example after a seek in a bag."""
+        self.cache.reset()
+
+    def close(self) -> None:
+        """Frees the engines."""
+        self._runner.close()
+
+    def __call__(self, frame_set: FrameSet) -> Boxes3D:
+        """Boxes in the ego frame at ``frame_set.stamp``. Frames may be missing; their directions are then blind.
+
+        ``timings`` afterwards holds milliseconds per stage of this call, in order, and "total".
+
+        Raises:
+            CalibrationError: an image does not have the shape that its calibration is for, or there are too many cameras.
+            SourceError: an image cannot be decoded.
+            EngineError: the network failed.
+        """
+        t0 = time.perf_counter()
+        instant = self._prepare(frame_set)
+        t1 = time.perf_counter()
+        past = self._fill_tables(instant)
+        t2 = time.perf_counter()
+        maps, features = self._runner(self._images, list(self._tables), [p.features if p else None for p in past])
+        t3 = time.perf_counter()
+        found = decode_maps(*maps, self.config)
+        boxes = boxes_from_rows(found.rows, found.scores, found.labels, self.config.ego_from_lidar)
+        self.cache.push(replace(instant, features=features))
+        t4 = time.perf_counter()
+        self.timings = {
+            "preprocess": (t1 - t0) * 1e3,
+            "tables": (t2 - t1) * 1e3,
+            **self._runner.timings,
+            "decode": (t4 - t3) * 1e3,
+            "total": (t4 - t0) * 1e3,
+        }
+        return boxes
+
+    def _slot(self, name: str) -> int:
+        if name not in self._slots:
+            order = self._given_order if self._given_order is not None else CAMERA_ORDER
+            if name in order:
+                slot = order.index(name)
+            elif self._given_order is not None:
+                raise CalibrationError(f"camera {name!r} is not among the configured {list(order)}: add it or drop its frames")
+            else:
+                taken = set(self._slots.values())
+                slot = next((s for s in range(self.config.cameras) if s not in taken), self.config.cameras)
+            if slot >= self.config.cameras or slot in self._slots.values():
+                names = sorted({*self._slots, name})
+                raise CalibrationError(f"{len(names)} cameras ({', '.join(names)}); {self.rung} takes {self.config.cameras}")
+            self._slots[name] = slot
+        return self._slots[name]
+
+    def _prepare(self, frame_set: FrameSet) -> Instant:
+        """Fills the image buffer; the instant without its features."""
+        count = self.config.cameras
+        cameras: list[Camera | None] = [None] * count
+        rectified = [True] * count
+        poses = np.tile(np.asarray(frame_set.T_world_ego, np.float64), (count, 1, 1))
+        for name, frame in frame_set.frames.items():
+            slot = self._slot(name)
+            shown = self._image(name, frame)
+            assert shown.image is not None
+            fit(
+                shown.image,
+                image_transform(shown.camera.width, shown.camera.height, self.config),
+                self.config.resize_filter,
+                self._images[slot],
+            )
+            cameras[slot], rectified[slot] = shown.camera, shown.rectified
+            if frame.T_world_ego is not None:
+                poses[slot] = frame.T_world_ego
+        if not any(c is not None for c in cameras):
+            raise BevstackError("an instant without any camera image: wait for the cameras or check their topics")
+        for slot, camera in enumerate(cameras):
+            if camera is None:
+                self._images[slot] = 0
+        return Instant(
+            stamp=frame_set.stamp,
+            T_world_ego=np.asarray(frame_set.T_world_ego, np.float64),
+            cameras=tuple(cameras),
+            T_world_ego_images=poses,
+            rectified=tuple(rectified),
+            calibration=calibration_id(cameras, rectified),
+            features=np.zeros((0, self.config.neck_channels), np.float32),
+        )
+
+    def _image(self, name: str, frame: Frame) -> Frame:
+        shown = (
+            frame if frame.image is not None else decode_frame(frame, self.decode_size(frame.camera), self.config.resize_filter)
+        )
+        assert shown.image is not None
+        height, width = shown.image.shape[:2]
+        camera = shown.camera
+        if abs(width * camera.height - height * camera.width) > 0.02 * width * camera.height + 2 * camera.height:
+            raise CalibrationError(
+                f"{name}: image of {width}x{height} has another shape than its calibration's {camera.width}x{camera.height}: "
+                "send the camera_info that belongs to it"
+            )
+        return shown
+
+    def _fill_tables(self, now: Instant) -> list[Instant | None]:
+        """Static table for the current instant, fresh ones for the past; returns the past instants, None where missing."""
+        self.cache.observe(now.stamp, now.T_world_ego)
+        self._tables[0] = self._current_table(now)
+        past = self.cache.pick(now.stamp)
+        for t, instant in enumerate(past, start=1):
+            if instant is None:  # the current instant is repeated
+                self._tables[t] = self._tables[0]
+                continue
+            rig_table(
+                instant.cameras,
+                self.config,
+                T_world_ego_now=now.T_world_ego,
+                T_world_ego_images=list(instant.T_world_ego_images),
+                rectified=instant.rectified,
+                out=self._tables[t],
+            )
+        return past
+
+    def _current_table(self, now: Instant) -> Table:
+        if self._exposure:
+            return rig_table(
+                now.cameras,
+                self.config,
+                T_world_ego_now=now.T_world_ego,
+                T_world_ego_images=list(now.T_world_ego_images),
+                rectified=now.rectified,
+            )
+        table = self._static.get(now.calibration)
+        if table is None:
+            if len(self._static) >= 64:  # every set of missing cameras has its own table: bounded all the same
+                self._static.clear()
+            table = self._static[now.calibration] = rig_table(now.cameras, self.config, rectified=now.rectified)
+        return table
+
+
+def _open(
+    model: str | Path | FastBEVConfig | FastBEVNet, engine: EngineName, threads: int, split: bool
+) -> tuple[FastBEVConfig, Runner, str]:
+    """(config, runner, hash of the weights)."""
+    from .runner import onnx_runner, torch_runner
+
+    if engine not in ("onnx", "torch"):
+        raise EngineError(f"unknown engine {engine!r}: choose onnx or torch")
+    if isinstance(model, (str, Path)):
+        from .weights import find_weights, read_info
+
+        path = find_weights(model)
+        if path.suffix == ".onnx":
+            return _open_graph(path, engine, threads)
+        info = read_info(path)
+        if engine == "onnx":
+            graphs = _graphs(info.config, info.sha256, split, path)
+            return info.config, onnx_runner(graphs, info.config, threads), info.sha256
+        from .weights import load_weights
+
+        return info.config, torch_runner(load_weights(path), threads, split), info.sha256
+    net = _network(model)
+    if engine == "torch":
+        return net.config, torch_runner(net, threads, split), ""
+    from .export import export_graph
+
+    parts: list[Literal["whole", "image", "bev"]] = ["image", "bev"] if split else ["whole"]
+    return net.config, onnx_runner([export_graph(net, part) for part in parts], net.config, threads), ""
+
+
+def _network(model: FastBEVConfig | FastBEVNet) -> FastBEVNet:
+    from .network import FastBEVNet
+
+    if isinstance(model, FastBEVNet):
+        return model
+    from bevstack.nn.seed import seed_everything
+
+    seed_everything(0)
+    return FastBEVNet(model).eval()
+
+
+def _graphs(config: FastBEVConfig, sha256: str, split: bool, weights: Path) -> list[Path | bytes]:
+    """Exported graphs from the cache; exports what is not there. A cache that cannot be written costs only time."""
+    from .export import cached_graph_path, export_graph, write_atomically
+
+    out: list[Path | bytes] = []
+    net: FastBEVNet | None = None
+    parts: list[Literal["whole", "image", "bev"]] = ["image", "bev"] if split else ["whole"]
+    for part in parts:
+        path = cached_graph_path(config, sha256, part, raw=True)
+        if path.is_file():
+            out.append(path)
+            continue
+        if net is None:
+            try:
+                from .weights import load_weights
+
+                net = load_weights(weights)
+            except ImportError as error:
+                raise EngineError(
+                    f"the first use of {weights.name} exports its graph and needs {error.name}: pip install 'bevstack[export]'"
+                ) from error
+        content = export_graph(net, part, raw=True, weights_sha256=sha256)
+        try:
+            write_atomically(path, content)
+        except OSError:
+            out.append(content)
+        else:
+            out.append(path)
+    return out
+
+
+def _open_graph(path: Path, engine: EngineName, threads: int) -> tuple[FastBEVConfig, Runner, str]:
+    from bevstack.engine.onnx import OnnxEngine
+
+    from .export import config_of_graph
+    from .runner import WholeRunner
+
+    if engine != "onnx":
+        raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
+    loaded = OnnxEngine(path, threads)
+    config = config_of_graph(loaded.metadata, str(path))
+    if loaded.metadata.get("part") != "whole" or loaded.metadata.get("raw") != "true":
+        raise EngineError(f"{path} is a part of a graph or takes float images: export the whole graph with uint8 images")
+    return config, WholeRunner(loaded, config), loaded.metadata.get("weights_sha256", "")

@@ -1,0 +1,87 @@
+"""The network cut for inference: image graph, BEV graph, or both with the gather inside. Batch of one instant.
+
+``features`` are rows (cells, C): cell (camera, v, u) of every camera, features fastest, which is what the gather reads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from bevstack.nn.fold import fold_batch_norms
+
+from .network import FastBEVNet
+
+
+class ImageGraph(nn.Module):
+    """(N, H, W, 3) uint8 RGB, or normalised (N, 3, H, W) float32 if not ``raw`` -> features (cells, C)."""
+
+    def __init__(self, net: FastBEVNet, raw: bool) -> None:
+        super().__init__()
+        self.net, self.raw = net, raw
+        self.register_buffer("mean", torch.tensor(net.config.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1.0 / torch.tensor(net.config.std).reshape(1, 3, 1, 1), persistent=False)
+
+    mean: Tensor
+    scale: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.raw:
+            images = (images.permute(0, 3, 1, 2).to(torch.float32) - self.mean) * self.scale
+        maps = self.net.feature_maps(images)
+        return maps.permute(0, 2, 3, 1).reshape(-1, self.net.config.neck_channels)
+
+
+class BevGraph(nn.Module):
+    """Lifted volume (V, T, C) -> raw head maps (A*K, Y, X), (A*9, Y, X), (A*2, Y, X)."""
+
+    def __init__(self, net: FastBEVNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        config, encoder = self.net.config, self.net.neck_3d
+        fuse = encoder.fuse
+        # The 1x1 fusion as a product of rows: the wide volume is never transposed, only the narrow result is.
+        rows = linear(volume.reshape(-1, config.volume_channels), fuse.weight.flatten(1), fuse.bias)
+        bev = rows.reshape(1, config.grid.n[0], config.grid.n[1], -1).permute(0, 3, 1, 2)
+        cls, reg, direction = self.net.bbox_head(encoder.after_fuse(bev))
+        return cls[0], reg[0], direction[0]
+
+
+class WholeGraph(nn.Module):
+    """images, tables (T, V) int32, T - 1 cached features (cells, C) -> head maps and the current features.
+
+    Rows are stacked: the current instant's cells, one row of zeros, the first cached instant's cells, one row of zeros, and so
+    on. Tables hold row numbers of this stack (the pattern of brief section 6): a voxel that no camera sees reads zeros, and an
+    instant that is missing reads the current instant's rows instead. ``runner.WholeRunner`` makes them.
+    """
+
+    def __init__(self, net: FastBEVNet, raw: bool) -> None:
+        super().__init__()
+        self.image, self.bev = ImageGraph(net, raw), BevGraph(net)
+
+    def forward(self, images: Tensor, tables: Tensor, *history: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        features = self.image(images)
+        blank = features.new_zeros(1, features.shape[1])
+        rows = torch.cat([part for maps in (features, *history) for part in (maps, blank)], dim=0)
+        volume = rows.index_select(0, tables.transpose(0, 1).reshape(-1))
+        return (*self.bev(volume), features)
+
+
+def history_names(times: int) -> list[str]:
+    """Names of the cached features' inputs: "history1" is the first age after the current instant."""
+    return [f"history{t}" for t in range(1, times)]
+
+
+WHOLE_OUTPUTS = ("cls", "reg", "dir", "features")
+
+
+def inference_net(net: FastBEVNet) -> FastBEVNet:
+    """A folded, frozen copy, convolution weights channels-last."""
+    folded = fold_batch_norms(net).requires_grad_(False)
+    for parameter in folded.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return folded
