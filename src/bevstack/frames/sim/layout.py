@@ -281,13 +281,13 @@ def _speckle(image: NDArray[np.uint8], rng: np.random.Generator) -> None:
         image[..., c] = np.clip(image[..., c] * factor, 0, 255).astype(np.uint8)
 
 
-def mip_chain(image: NDArray[np.uint8], levels: int = 8) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Halved copies in one flat buffer, and (levels, 2) offset (in pixels) and side of each."""
+def mip_chain(image: NDArray[np.uint8], levels: int = 8) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Halved copies in one flat buffer (red in the low byte, then green, blue), and (levels, 2) offset and side of each."""
     parts, table, offset = [], [], 0
     current = image
     for _ in range(levels):
         side = len(current)
-        parts.append(current.reshape(-1, 3))
+        parts.append(cv2.cvtColor(current, cv2.COLOR_RGB2RGBA).view(np.uint32).reshape(-1))
         table.append((offset, side))
         offset += side * side
         current = cv2.resize(current, (side // 2, side // 2), interpolation=cv2.INTER_AREA)

@@ -11,10 +11,13 @@ import math
 import numba
 import numpy as np
 
+# Division by zero gives infinity as in numpy (no branch per division); sums may be reordered, NaN and infinity stay.
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz"})
+
 NEAR = 0.25  # metres in front of the lens
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _clip_near(src, n, dst):  # type: ignore[no-untyped-def]
     """Convex polygon ``src`` (n, 3) in the camera frame, cut at z = NEAR, into ``dst``; returns the number of corners."""
     m = 0
@@ -31,7 +34,7 @@ def _clip_near(src, n, dst):  # type: ignore[no-untyped-def]
     return m
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _row_span(poly, n, y):  # type: ignore[no-untyped-def]
     """Horizontal extent of the convex image polygon ``poly`` (n, 2) on the line at height y."""
     lo, hi = 1e30, -1e30
@@ -45,14 +48,15 @@ def _row_span(poly, n, y):  # type: ignore[no-untyped-def]
     return lo, hi
 
 
-@numba.njit(cache=True, nogil=True)
-def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, radius, quads, normal, zbuf, pid, active_quad, active_item):  # type: ignore[no-untyped-def]
+@_compiled
+def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, radius, quads, normal, reach, tiny, zbuf, pid, active_quad, active_item):  # type: ignore[no-untyped-def]
     """Rasterises the items in ``order`` (nearest first).
 
     Args:
         rotation: (3, 3) world to camera. ``origin``: (3,) camera in the world.
         fx, fy, cx, cy: intrinsics in samples. ``zbuf``: (H, W) 1/depth, 0 where empty. ``pid``: (H, W) index into the active lists.
-        states: (M, 3) world x, y, yaw of the items.
+        states: (M, 3) world x, y, yaw of the items. ``reach``: (P,) radius of each quad; quads that would be smaller than
+            ``tiny`` samples in radius are left out.
 
     Returns the number of active (drawn) quads; ``active_quad`` and ``active_item`` say which they are.
     """
@@ -72,8 +76,13 @@ def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, ra
         r = radius[item]
         if pz < -r or abs(px) - limit_x * pz > r * side:
             continue
+        smallest = max(pz - r, 0.0) * tiny / fx
+        if r < smallest:
+            continue
         c, s = math.cos(yaw), math.sin(yaw)
         for q in range(first[item], first[item] + count[item]):
+            if reach[q] < smallest:
+                continue
             nx = c * normal[q, 0] - s * normal[q, 1]
             ny = s * normal[q, 0] + c * normal[q, 1]
             nz = normal[q, 2]
@@ -82,7 +91,7 @@ def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, ra
             d = nx * wx + ny * wy + nz * wz
             if d >= -1e-4:  # looks away, or edge on
                 continue
-            behind, ahead = 0, 0
+            behind = 0
             for i in range(4):
                 if i > 0:
                     qx, qy, qz = quads[q, i, 0], quads[q, i, 1], quads[q, i, 2]
@@ -131,7 +140,7 @@ def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, ra
     return used
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _hull(points, n, out):  # type: ignore[no-untyped-def]
     """Convex hull (gift wrapping) of ``points`` (n, 2); returns its size."""
     start = 0
@@ -155,7 +164,7 @@ def _hull(points, n, out):  # type: ignore[no-untyped-def]
     return m
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def draw_shadows(rotation, origin, fx, fy, cx, cy, order, states, extent, sun_x, sun_y, strength, contact, shade):  # type: ignore[no-untyped-def]
     """Darkens ``shade`` (H, W) uint8 (0 lit .. 255 black) where items shadow the ground.
 
@@ -217,9 +226,12 @@ def draw_shadows(rotation, origin, fx, fy, cx, cy, order, states, extent, sun_x,
                         shade[y, x] = value
 
 
-@numba.njit(cache=True, nogil=True)
-def light_quads(n, active_quad, active_item, states, normal, color, glow, sun, sun_color, ambient, bounce, item_light, headlight, ego, lit):  # type: ignore[no-untyped-def]
-    """Radiance of each active quad into ``lit`` (n, 3): sun, sky, light bounced from the ground, lamps, the ego headlights, own light."""
+@_compiled
+def light_quads(n, active_quad, active_item, states, normal, color, glow, kind, origin, sun, sun_color, ambient, bounce, item_light, headlight, ego, lit, bay):  # type: ignore[no-untyped-def]
+    """Square root of the radiance of each active quad into ``lit`` (n, 3): sun, sky, ground, lamps, ego headlights, own light.
+
+    ``bay`` (n, 3) gets what the shader needs to place windows: position along the wall in bays = (bay[0] dx + bay[1] dy) depth + bay[2].
+    """
     ec, es = math.cos(ego[2]), math.sin(ego[2])
     for k in range(n):
         q, item = active_quad[k], active_item[k]
@@ -235,13 +247,19 @@ def light_quads(n, active_quad, active_item, states, normal, color, glow, sun, s
                 spread = aside / (2.5 + 0.5 * ahead)
                 facing = max(0.0, -(nx * dx + ny * dy) / (math.sqrt(dx * dx + dy * dy) + 1e-6))
                 beam = headlight * max(0.0, 1.0 - spread * spread) / (1.0 + (ahead / 16.0) ** 2) * (0.15 + facing)
+        lamp = item_light[item] * (0.55 + 0.45 * nz)
+        back = bounce * (0.5 - 0.5 * nz)
         for j in range(3):
-            warm = (1.0, 0.85, 0.6)[j]
-            light = sun_color[j] * direct + ambient[j] * sky + bounce * max(0.0, -nz) + item_light[item] * warm * (0.55 + 0.45 * nz) + beam
-            lit[k, j] = color[q, j] * light + glow[q, j]
+            warm = 1.0 if j == 0 else (0.85 if j == 1 else 0.6)
+            light = sun_color[j] * direct + ambient[j] * sky + back + lamp * warm + beam
+            lit[k, j] = math.sqrt(color[q, j] * light + glow[q, j])
+        if kind[q] == 1:
+            ax, ay = (-s, c) if abs(normal[q, 0]) > 0.5 else (c, s)
+            bay[k, 0], bay[k, 1] = ax / 2.4, ay / 2.4
+            bay[k, 2] = (ax * (origin[0] - states[item, 0]) + ay * (origin[1] - states[item, 1])) / 2.4 + 100.0
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _hash(a, b):  # type: ignore[no-untyped-def]
     """Two integers to a number in [0, 1)."""
     h = (a * 374761393 + b * 668265263) & 0x7FFFFFFF
@@ -249,160 +267,240 @@ def _hash(a, b):  # type: ignore[no-untyped-def]
     return (h & 0xFFFF) / 65536.0
 
 
-@numba.njit(cache=True, nogil=True)
-def shade_pixels(  # type: ignore[no-untyped-def]
-    rays, origin, ss, zbuf, pid, shade, lit, active_quad, active_item, kind, states, normal, ground, levels, texel, extent, ground_light, sun_share,
-    headlight, ego, sky_low, sky_top, clouds, cloud_map, fog, grain, lit_windows, tone, out,
+@_compiled
+def _facade(p, z, item, dx, dy, up, foot, bay, lit, glass, lit_windows):  # type: ignore[no-untyped-def]
+    """Colour of a wall with windows: 3.1 m storeys, 2.4 m bays, shops on the ground floor; blurred by the footprint (metres)."""
+    along = (bay[p, 0] * dx + bay[p, 1] * dy) * z + bay[p, 2]
+    up = up / 3.1
+    ku, kv = math.floor(along), math.floor(up)
+    fu, fv = along - ku, up - kv
+    weight = 0.3
+    if foot < 1.2:
+        lo_u, hi_u, lo_v, hi_v = 0.25, 0.75, 0.3, 0.8
+        if kv == 0:
+            lo_u, hi_u, lo_v, hi_v = 0.08, 0.92, 0.1, 0.72
+        e = 1.0 / max(0.02, foot / 2.4)
+        inside_u = min(1.0, max(0.0, min(fu - lo_u, hi_u - fu) * e + 0.5))
+        inside_v = min(1.0, max(0.0, min(fv - lo_v, hi_v - fv) * e + 0.5))
+        weight = inside_u * inside_v
+        if foot > 0.8:
+            weight += (0.3 - weight) * (foot - 0.8) / 0.4
+    weight *= 0.92
+    lr, lg, lb = np.float64(lit[p, 0]), np.float64(lit[p, 1]), np.float64(lit[p, 2])
+    if weight > 0.0:
+        h = _hash(ku + 31 * item, kv + 17)
+        wr, wg, wb = glass[0] * (0.75 + 0.5 * h), glass[1] * (0.75 + 0.5 * h), glass[2] * (0.75 + 0.5 * h)
+        if h < lit_windows:
+            k = 0.5 + 0.5 * _hash(ku, kv + item)
+            wr, wg, wb = 0.75 * k, 0.63 * k, 0.44 * k
+        lr += weight * (wr - lr)
+        lg += weight * (wg - lg)
+        lb += weight * (wb - lb)
+    return np.float32(lr), np.float32(lg), np.float32(lb)
+
+
+@_compiled
+def _beam(headlight, ego, ec, es, gx, gy):  # type: ignore[no-untyped-def]
+    """Light of the ego headlights on the ground at (gx, gy)."""
+    hx, hy = gx - ego[0], gy - ego[1]
+    ahead, aside = hx * ec + hy * es, -hx * es + hy * ec
+    if ahead <= 3.5:
+        return 0.0
+    spread = aside / (1.6 + 0.42 * ahead)
+    return headlight * max(0.0, 1.0 - spread * spread) / (1.0 + (ahead / 13.0) ** 2) * min(1.0, (ahead - 3.5) * 0.4)
+
+
+@_compiled
+def _background_row(  # type: ignore[no-untyped-def]
+    y, x0, x1, rays, origin, shade, ground, levels, texel, extent, ground_light, dimming, headlight, ego, sky_low, sky_top, clouds, cloud_map,
+    fog2, grain, row,
 ):  # fmt: skip
-    """Final colour of every pixel, (H, W, 3) uint8.
+    """Ground or sky at the pixels x0 .. x1 - 1 of row y into ``row`` (W, 3). Between the ends, ground coordinates are linear."""
+    middle = 0.5 * (x0 + x1 - 1)
+    dz = rays[2, 0] * middle + rays[2, 1] * y + rays[2, 2]
+    dx0 = rays[0, 0] * x0 + rays[0, 1] * y + rays[0, 2]
+    dy0 = rays[1, 0] * x0 + rays[1, 1] * y + rays[1, 2]
+    sl0, sl1, sl2 = sky_low[0], sky_low[1], sky_low[2]
+    if dz >= -1e-4:
+        w = math.sqrt(min(1.0, 1.3 * dz)) if dz > 0.0 else 0.0
+        r, g, b = sl0 + w * (sky_top[0] - sl0), sl1 + w * (sky_top[1] - sl1), sl2 + w * (sky_top[2] - sl2)
+        k = 22.0 / (max(dz, 0.0) + 0.045)
+        amount = min(1.0, max(0.0, (dz - 0.02) * 8.0)) * 0.8
+        if clouds <= 0.0 or amount <= 0.0:
+            for x in range(x0, x1):
+                row[x, 0], row[x, 1], row[x, 2] = r, g, b
+            return
+        dim = clouds * 1.3 - 1.0
+        grey = 0.5 * (sl0 + sl2)
+        u, v, du, dv = np.int64(dx0 * k * 65536.0), np.int64(dy0 * k * 65536.0), np.int64(rays[0, 0] * k * 65536.0), np.int64(rays[1, 0] * k * 65536.0)
+        for x in range(x0, x1):
+            h = cloud_map[(u >> 16) & 255, (v >> 16) & 255]
+            u += du
+            v += dv
+            w = min(1.0, max(0.0, (h + dim) * 1.6)) * amount
+            shadow = grey * (0.86 + 0.17 * h)
+            row[x, 0], row[x, 1], row[x, 2] = r + w * (shadow - r), g + w * (shadow - g), b + w * (shadow - b)
+        return
+    pixel = math.sqrt(rays[0, 0] ** 2 + rays[1, 0] ** 2 + rays[2, 0] ** 2)
+    t = -origin[2] / dz
+    lateral = t * pixel
+    # The footprint is longer along the line of sight; a compromise between blur and flicker.
+    foot = max(lateral, 0.4 * lateral * t / origin[2]) / texel
+    level = 0
+    while foot > 1.4 and level < len(levels) - 1:
+        foot *= 0.5
+        level += 1
+    offset, side = levels[level, 0], levels[level, 1]
+    inv = side / extent
+    last = side - 2
+    keep = np.float32(1.0 / (1.0 + t * t * fog2))
+    f0, f1, f2 = np.float32(sl0 * (1.0 - keep)), np.float32(sl1 * (1.0 - keep)), np.float32(sl2 * (1.0 - keep))
+    g0 = np.float32(math.sqrt(ground_light[0]) / 65280.0) * keep
+    g1 = np.float32(math.sqrt(ground_light[1]) / 65280.0) * keep
+    g2 = np.float32(math.sqrt(ground_light[2]) / 65280.0) * keep
+    # World coordinates of the first pixel and the step, exact at both ends.
+    t0 = -origin[2] / (rays[2, 0] * x0 + rays[2, 1] * y + rays[2, 2])
+    gx, gy = origin[0] + t0 * dx0, origin[1] + t0 * dy0
+    sx, sy = t0 * rays[0, 0], t0 * rays[1, 0]
+    if x1 - x0 > 1 and rays[2, 0] != 0.0:
+        xe = x1 - 1
+        t1 = -origin[2] / (rays[2, 0] * xe + rays[2, 1] * y + rays[2, 2])
+        sx = (origin[0] + t1 * (rays[0, 0] * xe + rays[0, 1] * y + rays[0, 2]) - gx) / (xe - x0)
+        sy = (origin[1] + t1 * (rays[1, 0] * xe + rays[1, 1] * y + rays[1, 2]) - gy) / (xe - x0)
+    u, v = np.int64(((gx + 0.5 * extent) * inv - 0.5) * 65536.0), np.int64(((gy + 0.5 * extent) * inv - 0.5) * 65536.0)
+    du, dv = np.int64(sx * inv * 65536.0), np.int64(sy * inv * 65536.0)
+    for x in range(x0, x1):
+        ix, iy = min(max(u >> 16, 0), last), min(max(v >> 16, 0), last)
+        fx, fy = (u >> 8) & 255, (v >> 8) & 255
+        u += du
+        v += dv
+        at = np.uint64(offset + iy * side + ix)
+        below = at + np.uint64(side)
+        c00, c01 = np.int64(ground[at]), np.int64(ground[at + np.uint64(1)])
+        c10, c11 = np.int64(ground[below]), np.int64(ground[below + np.uint64(1)])
+        # Two channels in one multiplication: red and blue are 16 bits apart.
+        w11 = (fx * fy) >> 8
+        w01, w10 = fx - w11, fy - w11
+        w00 = 256 - w01 - w10 - w11
+        rb = (c00 & 0xFF00FF) * w00 + (c01 & 0xFF00FF) * w01 + (c10 & 0xFF00FF) * w10 + (c11 & 0xFF00FF) * w11
+        gg = ((c00 >> 8) & 0xFF) * w00 + ((c01 >> 8) & 0xFF) * w01 + ((c10 >> 8) & 0xFF) * w10 + ((c11 >> 8) & 0xFF) * w11
+        k = dimming[shade[y, x]]
+        row[x, 0] = np.float32(rb & 0xFFFF) * g0 * k + f0
+        row[x, 1] = np.float32(gg) * g1 * k + f1
+        row[x, 2] = np.float32(rb >> 16) * g2 * k + f2
+    if lateral < 0.03:  # close enough to see the grain of the surface
+        strength = 0.08 * (1.0 - lateral / 0.03)
+        for x in range(x0, x1):
+            px, py = gx + (x - x0) * sx, gy + (x - x0) * sy
+            k = np.float32(1.0 + strength * grain[int(px * 50.0) & 511, int(py * 50.0) & 511])
+            row[x, 0] *= k
+            row[x, 1] *= k
+            row[x, 2] *= k
+    if headlight > 0.0:
+        ec, es = math.cos(ego[2]), math.sin(ego[2])
+        for x in range(x0, x1):
+            beam = _beam(headlight, ego, ec, es, gx + (x - x0) * sx, gy + (x - x0) * sy)
+            if beam > 0.0:
+                k = np.float32(math.sqrt(1.0 + beam / ground_light[1]))
+                row[x, 0] = (row[x, 0] - f0) * k + f0
+                row[x, 1] = (row[x, 1] - f1) * k + f1
+                row[x, 2] = (row[x, 2] - f2) * k + f2
+
+
+@_compiled
+def shade_pixels(  # type: ignore[no-untyped-def]
+    rays, origin, ss, zbuf, pid, shade, lit, bay, active_quad, active_item, kind, ground, levels, texel, extent, ground_light, dimming,
+    headlight, ego, sky_low, sky_top, glass, clouds, cloud_map, fog, grain, lit_windows, tone, out,
+):  # fmt: skip
+    """Final colour of every pixel, (H, W, 3) uint8. Works on square roots of radiance, as the ground map is coded.
 
     Args:
-        rays: (3, 3) world direction of pixel (u, v): rays @ (u, v, 1).
-        zbuf, pid: (ss H, ss W) object layer. ``shade``: (H, W) shadow on the ground. ``lit``: radiance of the active quads.
-        ground, levels: mip chain (square-root coded). ``ground_light``: (3,) light on the ground, of which the share
-            ``sun_share`` is taken away by a full shadow.
-        fog: 1/metres; contrast falls to a half at 1/fog. ``tone``: table from square-root radiance to grey level.
+        rays: (3, 3) world direction of pixel (u, v): rays @ (u, v, 1); its length along the optical axis is 1.
+        zbuf, pid: (ss H, ss W) object layer. ``shade``: (H, W) shadow on the ground. ``lit``: colours of the active quads.
+        ground, levels: mip chain, one uint32 (red, green, blue from the low byte) per texel. ``ground_light``: (3,) light on the
+            ground. ``dimming``: (256,) root of the share of light that a shadow value leaves.
+        fog: 1/metres; contrast falls to a half at 1/fog. ``tone``: table from square-root radiance 0..2 to grey level.
     """
     height, width = shade.shape
-    samples = ss * ss
-    tone_n = len(tone) - 1
-    scale = tone_n / 2.0
+    tone_n = np.int64(len(tone) - 1)
+    scale = np.float32(tone_n / 2.0 / (ss * ss))
     fog2 = fog * fog
-    side0 = levels[0, 1]
-    ec, es = math.cos(ego[2]), math.sin(ego[2])
-    dux = math.sqrt(rays[0, 0] ** 2 + rays[1, 0] ** 2 + rays[2, 0] ** 2)
-    gn = len(grain)
-    cn = len(cloud_map)
+    pixel = math.sqrt(rays[0, 0] ** 2 + rays[1, 0] ** 2 + rays[2, 0] ** 2)
+    # Without roll the distance to the ground is the same all along a row; else rows are cut into short spans.
+    span = width if abs(rays[2, 0]) < 1e-9 else 8
+    sl0, sl1, sl2 = np.float32(sky_low[0]), np.float32(sky_low[1]), np.float32(sky_low[2])
+    row = np.zeros((width, 3), np.float32)
+    empty = np.zeros(width, np.uint8)
     for y in range(height):
         for x in range(width):
-            r, g, b = 0.0, 0.0, 0.0
-            empty = 0
-            last = -1
-            lr, lg, lb = 0.0, 0.0, 0.0
-            dx = rays[0, 0] * x + rays[0, 1] * y + rays[0, 2]
-            dy = rays[1, 0] * x + rays[1, 1] * y + rays[1, 2]
-            dz = rays[2, 0] * x + rays[2, 1] * y + rays[2, 2]
+            n = 0
             for j in range(ss):
                 for i in range(ss):
-                    iz = zbuf[y * ss + j, x * ss + i]
-                    if iz == 0.0:
-                        empty += 1
-                        continue
-                    p = pid[y * ss + j, x * ss + i]
-                    if p != last:
-                        last = p
-                        lr, lg, lb = lit[p, 0], lit[p, 1], lit[p, 2]
-                        q = active_quad[p]
-                        if kind[q] == 1:
-                            # Windows: 3.1 m storeys, 2.4 m bays.
-                            item = active_item[p]
-                            wx, wy, wz = dx / iz + origin[0] - states[item, 0], dy / iz + origin[1] - states[item, 1], dz / iz + origin[2]
-                            c, s = math.cos(states[item, 2]), math.sin(states[item, 2])
-                            lx, ly = c * wx + s * wy, -s * wx + c * wy
-                            along = (ly if abs(normal[q, 0]) > 0.5 else lx) / 2.4 + 100.0
-                            up = wz / 3.1
-                            ku, kv = math.floor(along), math.floor(up)
-                            fu, fv = along - ku, up - kv
-                            foot = dux / iz
-                            weight = 0.3
-                            shop = kv == 0
-                            if foot < 1.2:
-                                lo_u, hi_u = (0.08, 0.92) if shop else (0.25, 0.75)
-                                lo_v, hi_v = (0.1, 0.72) if shop else (0.3, 0.8)
-                                e = max(0.02, foot / 2.4)
-                                inside_u = min(1.0, max(0.0, min(fu - lo_u, hi_u - fu) / e + 0.5))
-                                inside_v = min(1.0, max(0.0, min(fv - lo_v, hi_v - fv) / e + 0.5))
-                                weight = inside_u * inside_v
-                                if foot > 0.8:
-                                    weight += (0.3 - weight) * (foot - 0.8) / 0.4
-                            h = _hash(ku + 31 * item, kv + 17)
-                            wr, wg, wb = 0.25 * sky_top[0] + 0.02, 0.25 * sky_top[1] + 0.02, 0.25 * sky_top[2] + 0.02
-                            if h < lit_windows:
-                                k = 0.35 + 0.65 * _hash(ku, kv + item)
-                                wr, wg, wb = 0.75 * k, 0.55 * k, 0.28 * k
-                            weight *= 0.9
-                            lr += weight * (wr - lr)
-                            lg += weight * (wg - lg)
-                            lb += weight * (wb - lb)
-                        elif kind[q] == 2:
-                            wx, wy, wz = dx / iz + origin[0], dy / iz + origin[1], dz / iz + origin[2]
-                            h = _hash(math.floor(wx * 4.0) + 7 * math.floor(wy * 4.0), math.floor(wz * 4.0)) - 0.5
-                            fade = 1.0 / (1.0 + (dux / iz * 6.0) ** 2)
-                            k = 1.0 + 0.7 * h * fade
-                            lr, lg, lb = lr * k, lg * k, lb * k
-                        keep = iz * iz / (iz * iz + fog2)
-                        lr = sky_low[0] + keep * (lr - sky_low[0])
-                        lg = sky_low[1] + keep * (lg - sky_low[1])
-                        lb = sky_low[2] + keep * (lb - sky_low[2])
-                    r += lr
-                    g += lg
-                    b += lb
-            if empty > 0:
-                br, bg, bb = 0.0, 0.0, 0.0
-                if dz < -1e-4:
-                    t = -origin[2] / dz
-                    gx, gy = origin[0] + t * dx, origin[1] + t * dy
-                    norm = math.sqrt(dx * dx + dy * dy + dz * dz)
-                    lateral = t * dux
-                    depth = lateral * norm / -dz
-                    foot = max(lateral, 0.4 * depth) / texel
-                    level = 0
-                    while foot > 1.4 and level < len(levels) - 1:
-                        foot *= 0.5
-                        level += 1
-                    offset, side = levels[level, 0], levels[level, 1]
-                    inv = side / extent
-                    mx, my = (gx + 0.5 * extent) * inv - 0.5, (gy + 0.5 * extent) * inv - 0.5
-                    ix, iy = math.floor(mx), math.floor(my)
-                    fx, fy = mx - ix, my - iy
-                    ix0, iy0 = ix % side, iy % side
-                    ix1, iy1 = (ix0 + 1) % side, (iy0 + 1) % side
-                    a00, a01, a10, a11 = offset + iy0 * side + ix0, offset + iy0 * side + ix1, offset + iy1 * side + ix0, offset + iy1 * side + ix1
-                    w00, w01, w10, w11 = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
-                    tr = (w00 * ground[a00, 0] + w01 * ground[a01, 0] + w10 * ground[a10, 0] + w11 * ground[a11, 0]) / 255.0
-                    tg = (w00 * ground[a00, 1] + w01 * ground[a01, 1] + w10 * ground[a10, 1] + w11 * ground[a11, 1]) / 255.0
-                    tb = (w00 * ground[a00, 2] + w01 * ground[a01, 2] + w10 * ground[a10, 2] + w11 * ground[a11, 2]) / 255.0
-                    k = 1.0 - sun_share * shade[y, x] / 255.0
-                    if lateral < 0.03:
-                        k *= 1.0 + 0.16 * grain[int(gx * 50.0) % gn, int(gy * 50.0) % gn] * (1.0 - lateral / 0.03)
-                    beam = 0.0
-                    if headlight > 0.0:
-                        hx, hy = gx - ego[0], gy - ego[1]
-                        ahead, aside = hx * ec + hy * es, -hx * es + hy * ec
-                        if ahead > 3.5:
-                            spread = aside / (1.6 + 0.42 * ahead)
-                            beam = headlight * max(0.0, 1.0 - spread * spread) / (1.0 + (ahead / 13.0) ** 2) * min(1.0, (ahead - 3.5) * 0.4)
-                    br = tr * tr * (ground_light[0] * k + beam)
-                    bg = tg * tg * (ground_light[1] * k + 0.95 * beam)
-                    bb = tb * tb * (ground_light[2] * k + 0.85 * beam)
-                    keep = 1.0 / (1.0 + t * t * fog2)
-                    br = sky_low[0] + keep * (br - sky_low[0])
-                    bg = sky_low[1] + keep * (bg - sky_low[1])
-                    bb = sky_low[2] + keep * (bb - sky_low[2])
-                else:
-                    e = dz / math.sqrt(dx * dx + dy * dy + dz * dz)
-                    w = math.sqrt(min(1.0, 1.4 * e)) if e > 0.0 else 0.0
-                    br = sky_low[0] + w * (sky_top[0] - sky_low[0])
-                    bg = sky_low[1] + w * (sky_top[1] - sky_low[1])
-                    bb = sky_low[2] + w * (sky_top[2] - sky_low[2])
-                    if clouds > 0.0 and e > 0.02:
-                        k = 22.0 / (dz + 0.04 * math.sqrt(dx * dx + dy * dy))
-                        h = cloud_map[int(dx * k) % cn, int(dy * k) % cn]
-                        w = min(1.0, max(0.0, (h - 1.0 + clouds * 1.3) * 1.6)) * min(1.0, (e - 0.02) * 8.0) * 0.8
-                        grey = 0.5 * (sky_low[0] + sky_low[2]) * (0.75 + 0.35 * h)
-                        br += w * (grey - br)
-                        bg += w * (grey - bg)
-                        bb += w * (grey - bb)
-                r += empty * br
-                g += empty * bg
-                b += empty * bb
-            inv_n = 1.0 / samples
-            out[y, x, 0] = tone[min(tone_n, int(math.sqrt(max(0.0, r * inv_n)) * scale))]
-            out[y, x, 1] = tone[min(tone_n, int(math.sqrt(max(0.0, g * inv_n)) * scale))]
-            out[y, x, 2] = tone[min(tone_n, int(math.sqrt(max(0.0, b * inv_n)) * scale))]
+                    n += zbuf[y * ss + j, x * ss + i] == 0.0
+            empty[x] = n
+        x = 0
+        while x < width:
+            if empty[x] == 0:
+                x += 1
+                continue
+            end = x + 1
+            while end < width and empty[end] > 0 and end - x < span:
+                end += 1
+            if span < width:
+                base = rays[2, 1] * y + rays[2, 2]
+                if (rays[2, 0] * x + base < -1e-4) != (rays[2, 0] * (end - 1) + base < -1e-4):
+                    end = x + 1
+            _background_row(
+                y, x, end, rays, origin, shade, ground, levels, texel, extent, ground_light, dimming, headlight, ego, sky_low, sky_top, clouds,
+                cloud_map, fog2, grain, row,
+            )  # fmt: skip
+            x = end
+        last = -1
+        pr, pg, pb = np.float32(0), np.float32(0), np.float32(0)
+        look = 0
+        for x in range(width):
+            e = np.float32(empty[x])
+            r, g, b = row[x, 0] * e, row[x, 1] * e, row[x, 2] * e
+            if empty[x] < ss * ss:
+                dx = rays[0, 0] * x + rays[0, 1] * y + rays[0, 2]
+                dy = rays[1, 0] * x + rays[1, 1] * y + rays[1, 2]
+                dz = rays[2, 0] * x + rays[2, 1] * y + rays[2, 2]
+                textured = -1  # facades and foliage are shaded once per pixel
+                for j in range(ss):
+                    for i in range(ss):
+                        iz = zbuf[y * ss + j, x * ss + i]
+                        if iz == 0.0:
+                            continue
+                        p = pid[y * ss + j, x * ss + i]
+                        if p != last or (look != 0 and textured != x):
+                            if p != last:
+                                look = kind[active_quad[p]]
+                                last = p
+                            if look == 1:
+                                z = 1.0 / iz
+                                pr, pg, pb = _facade(p, z, active_item[p], dx, dy, dz * z + origin[2], pixel * z, bay, lit, glass, lit_windows)
+                                textured = x
+                            else:
+                                pr, pg, pb = lit[p, 0], lit[p, 1], lit[p, 2]
+                                if look == 2:
+                                    z = 1.0 / iz
+                                    wx, wy, wz = dx * z + origin[0], dy * z + origin[1], dz * z + origin[2]
+                                    h = _hash(math.floor(wx * 5.0) + 7 * math.floor(wy * 5.0), math.floor(wz * 5.0)) - 0.5
+                                    k = np.float32(1.0 + 0.45 * h / (1.0 + (pixel * z * 5.0) ** 2))
+                                    pr, pg, pb = pr * k, pg * k, pb * k
+                                    textured = x
+                            iz2 = iz * iz
+                            keep = np.float32(iz2 / (iz2 + fog2))
+                            pr, pg, pb = sl0 + keep * (pr - sl0), sl1 + keep * (pg - sl1), sl2 + keep * (pb - sl2)
+                        r += pr
+                        g += pg
+                        b += pb
+            out[y, x, 0] = tone[min(tone_n, np.int64(r * scale))]
+            out[y, x, 1] = tone[min(tone_n, np.int64(g * scale))]
+            out[y, x, 2] = tone[min(tone_n, np.int64(b * scale))]
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def count_items(pid, zbuf, active_item, counts):  # type: ignore[no-untyped-def]
     """Adds the number of samples that each item fills to ``counts``."""
     height, width = zbuf.shape
@@ -410,17 +508,3 @@ def count_items(pid, zbuf, active_item, counts):  # type: ignore[no-untyped-def]
         for x in range(width):
             if zbuf[y, x] > 0.0:
                 counts[active_item[pid[y, x]]] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def add_noise(image, tile, row, column, gain):  # type: ignore[no-untyped-def]
-    """Adds ``gain`` (per 256) times a periodic noise ``tile`` (N, N, 3) int16, shifted by (row, column), in place."""
-    height, width, _ = image.shape
-    n = len(tile)
-    for y in range(height):
-        ty = (y + row) % n
-        for x in range(width):
-            tx = (x + column) % n
-            for c in range(3):
-                v = np.int32(image[y, x, c]) + ((np.int32(tile[ty, tx, c]) * gain) >> 8)
-                image[y, x, c] = np.uint8(min(255, max(0, v)))

@@ -13,6 +13,7 @@ from .layout import EXTENT, TEXEL
 from .world import World, seeded
 
 _TONE_STEPS = 4096
+_NOISE_SHIFT = 192
 
 
 class Renderer:
@@ -32,6 +33,11 @@ class Renderer:
         direct = self._sun_color * self._sun[2]
         self._ground_light = self._ambient + direct
         self._sun_share = float(np.mean(direct) / np.mean(self._ground_light)) if strength > 0 else 0.0
+        # A shadow value of 255 takes the whole sun away; contact shadow uses the same scale.
+        self._sun_shade = 255.0 * self._sun_share if self._sun_share > 0.12 else 0.0
+        self._dimming = np.sqrt(1.0 - 0.97 * np.arange(256) / 255.0).astype(np.float32)
+        self._sky_low, self._sky_top = np.sqrt(style.sky_low), np.sqrt(style.sky_top)
+        self._glass = np.sqrt(0.22 * np.array(style.sky_top) + 0.015)
         reach = min(6.0, np.cos(e) / max(np.sin(e), 0.05))
         self._shift = -reach * np.array([np.cos(azimuth), np.sin(azimuth)])
         self._headlight = {"day": 0.0, "dusk": 0.25, "night": 1.1}[style.light]
@@ -40,13 +46,14 @@ class Renderer:
         self._tone = _tone_table(self.exposure)
         self._clouds = _clouds(rng)
         self._grain = rng.normal(0, 1, (512, 512)).astype(np.float32)
-        self._noise = np.clip(rng.normal(0, 64, (256, 256, 3)), -255, 255).astype(np.int16)
+        self._tiles: dict[tuple[int, int, float], NDArray[np.int16]] = {}
         self._extent = _shadow_extents(world)
         self._item_light = _lamp_light(world)
         total = len(world.quads)
         self._active_quad = np.empty(total, np.int64)
         self._active_item = np.empty(total, np.int64)
         self._lit = np.empty((total, 3), np.float32)
+        self._bay = np.empty((total, 3), np.float64)
         self._buffers: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.int32]]] = {}
 
     def _layers(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -55,6 +62,15 @@ class Renderer:
         zbuf, pid = self._buffers[height, width]
         zbuf[:] = 0.0
         return zbuf, pid
+
+    def _noise_tile(self, height: int, width: int, sigma: float) -> NDArray[np.int16]:
+        """Normal noise of ``sigma`` grey levels, larger than the picture, so that each picture can take its own window."""
+        key = (height, width, round(sigma, 3))
+        if key not in self._tiles:
+            rng = seeded(self.world.seed, 9, height, width)
+            noise = rng.standard_normal((height + _NOISE_SHIFT, width + _NOISE_SHIFT), dtype=np.float32)
+            self._tiles[key] = np.round(noise * np.float32(sigma)).astype(np.int16)
+        return self._tiles[key]
 
     def _view(
         self, camera: Camera, T_world_ego: Matrix, states: NDArray[np.float64], ss: int, phase: tuple[float, float], far: float
@@ -101,39 +117,35 @@ class Renderer:
         zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
         n = raster.draw_quads(
             rotation, origin, fx, fy, cx, cy, order, states, world.first, world.count, world.radius, world.quads, world.normal,
-            zbuf, pid, self._active_quad, self._active_item,
+            world.reach, 0.3 * ss, zbuf, pid, self._active_quad, self._active_item,
         )  # fmt: skip
         shade = np.zeros((camera.height, camera.width), np.uint8)
         near = order[np.hypot(states[order, 0] - origin[0], states[order, 1] - origin[1]) < 110.0]
         K = camera.K
         raster.draw_shadows(
             rotation, origin, K[0, 0], K[1, 1], K[0, 2] - phase[0], K[1, 2] - phase[1], near, states, self._extent,
-            float(self._shift[0]), float(self._shift[1]), 235.0 if self._sun_share > 0.12 else 0.0, 0.0, shade,
+            float(self._shift[0]), float(self._shift[1]), self._sun_shade, 150.0, shade,
         )  # fmt: skip
-        contact = np.zeros_like(shade)
-        raster.draw_shadows(
-            rotation, origin, K[0, 0], K[1, 1], K[0, 2] - phase[0], K[1, 2] - phase[1], near, states, self._extent, 0.0, 0.0, 0.0, 150.0, contact,
-        )  # fmt: skip
-        # One channel: the sun's shadow takes the sun's share, contact shadow works on all light.
-        shade = np.maximum((shade * self._sun_share).astype(np.uint8), contact)
         ego = np.array([T_world_ego[0, 3], T_world_ego[1, 3], yaw_of(T_world_ego)])
         raster.light_quads(
-            n, self._active_quad, self._active_item, states, world.normal, world.color, world.glow, self._sun, self._sun_color,
-            self._ambient, 0.12 * float(self._ground_light.mean()), self._item_light, self._headlight, ego, self._lit,
+            n, self._active_quad, self._active_item, states, world.normal, world.color, world.glow, world.kind, origin, self._sun, self._sun_color,
+            self._ambient, 0.25 * float(self._ground_light.mean()), self._item_light, self._headlight, ego, self._lit, self._bay,
         )  # fmt: skip
         rays = rotation.T @ np.linalg.inv(camera.K)
         rays[:, 2] += rays[:, 0] * phase[0] + rays[:, 1] * phase[1]
         out = np.empty((camera.height, camera.width, 3), np.uint8)
         raster.shade_pixels(
-            rays, origin, ss, zbuf, pid, shade, self._lit, self._active_quad, self._active_item, world.kind, states, world.normal, world.ground,
-            world.ground_levels, TEXEL, EXTENT, self._ground_light, 1.0, self._headlight, ego, np.array(style.sky_low), np.array(style.sky_top),
+            rays, origin, ss, zbuf, pid, shade, self._lit, self._bay, self._active_quad, self._active_item, world.kind, world.ground,
+            world.ground_levels, TEXEL, EXTENT, self._ground_light, self._dimming, self._headlight, ego, self._sky_low, self._sky_top, self._glass,
             style.clouds, self._clouds, 1.0 / style.visibility, self._grain, self._lit_windows, self._tone, out,
         )  # fmt: skip
         if blur > 0.15:
             out = cv2.GaussianBlur(out, (0, 0), blur)  # type: ignore[assignment]
         if noise_key is not None:
-            row, column = seeded(world.seed, 8, noise_key).integers(0, 256, 2)
-            raster.add_noise(out, self._noise, int(row), int(column), int(256 * noise_gain * style.noise / 64.0 + 0.5))
+            row, column = seeded(world.seed, 8, noise_key).integers(0, _NOISE_SHIFT, 2)
+            flat = out.reshape(camera.height, -1)
+            tile = self._noise_tile(*flat.shape, noise_gain * style.noise)[row : row + flat.shape[0], column : column + flat.shape[1]]
+            cv2.add(flat, tile, dst=flat, dtype=cv2.CV_8U)
         return out
 
     def item_mask(self, camera: Camera, t: float, *, ss: int = 1) -> NDArray[np.int32]:
@@ -144,7 +156,7 @@ class Renderer:
         zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
         raster.draw_quads(
             rotation, origin, *k, order, states, world.first, world.count, world.radius, world.quads, world.normal,
-            zbuf, pid, self._active_quad, self._active_item,
+            world.reach, 0.0, zbuf, pid, self._active_quad, self._active_item,
         )  # fmt: skip
         return np.where(zbuf > 0, self._active_item[pid], -1).astype(np.int32)
 
@@ -159,14 +171,14 @@ class Renderer:
             zbuf, pid = self._layers(camera.height, camera.width)
             raster.draw_quads(
                 rotation, origin, *k, order, states, world.first, world.count, world.radius, world.quads, world.normal,
-                zbuf, pid, self._active_quad, self._active_item,
+                world.reach, 0.0, zbuf, pid, self._active_quad, self._active_item,
             )  # fmt: skip
             raster.count_items(pid, zbuf, self._active_item, counts)
         return counts
 
 
 def _tone_table(exposure: float) -> NDArray[np.uint8]:
-    """Square-root radiance 0..2 to grey levels: exposure, shoulder, gamma."""
+    """Square-root radiance 0..2 to grey levels: exposure, shoulder, gamma 2.2."""
     x = (np.linspace(0, 2, _TONE_STEPS) ** 2) * exposure
     y = x * (1 + x / 6.0) / (1 + x * 0.55)
     return np.round(255 * np.clip(y, 0, 1) ** (1 / 2.2)).astype(np.uint8)

@@ -16,6 +16,10 @@ Color = tuple[float, float, float]
 # Surface kinds that the shader knows.
 PLAIN, FACADE, FOLIAGE = 0, 1, 2
 
+_RIM = np.arange(8) * np.pi / 4 + np.pi / 8
+_OCTAGON = np.stack([np.cos(_RIM), np.zeros(8), np.sin(_RIM)], axis=1)
+_OCTAGON_QUADS = ([0, 1, 2, 3], [0, 3, 4, 7], [4, 5, 6, 7])
+
 _GLASS: Color = (0.05, 0.065, 0.08)
 _RUBBER: Color = (0.03, 0.03, 0.032)
 _METAL: Color = (0.3, 0.3, 0.32)
@@ -83,14 +87,13 @@ class Mesh:
             self.quad([[x0, y, z0], [x1, y, z0], [x1, y, z1], [x0, y, z1]], color)
 
     def wheel(self, x: float, y: float, radius: float, color: Color = _RUBBER, hub: Color = (0.25, 0.25, 0.26)) -> None:
-        """A disc standing on the ground, seen from both sides, with a hub."""
-        for r, c in ((radius, color), (0.5 * radius, hub)):
-            a = np.arange(8) * np.pi / 4 + np.pi / 8
-            ring = np.stack([x + r * np.cos(a), np.full(8, y), radius + r * np.sin(a)], axis=1)
-            for i in (0, 2, 4):
-                part = ring[[0, i + 1, i + 2, (i + 3) % 8]]
-                for corners in (part, part[::-1]):
-                    self.quad(corners, c)
+        """A disc standing on the ground with a hub, seen from outside (from the left for y > 0, else from the right)."""
+        for r, c, dy in ((radius, color, 0.0), (0.5 * radius, hub, 0.004)):
+            ring = _OCTAGON * (r, 1.0, r) + (x, y + (dy if y > 0 else -dy), radius)
+            if y > 0:
+                ring = ring[::-1]
+            for part in _OCTAGON_QUADS:
+                self.quad(ring[part], c)
 
 
 def _lights(m: Mesh, length: float, width: float, z0: float, z1: float, front: float = 0.0, rear: float = 0.0) -> None:

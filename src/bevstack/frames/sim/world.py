@@ -367,6 +367,7 @@ class World:
         c = self.quads[:, 3] - self.quads[:, 0]
         normal = np.cross(a, b) + np.cross(b, c)
         self.normal: F32 = (normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+        self.reach: F32 = np.linalg.norm(self.quads - self.quads.mean(axis=1, keepdims=True), axis=2).max(axis=1).astype(np.float32)
         self.rest = np.array(items.poses, np.float64).reshape(-1, 3)
         self.label = np.array(items.labels, np.int64)
         self.size = np.array(items.sizes, np.float64).reshape(-1, 3)
