@@ -1,9 +1,9 @@
 """Message classes with rosidl's shape, and `from sensor_msgs.msg import Image` where no ROS is installed.
 
 A class is made from its definition at first use: keyword-only constructor with defaults, constants as class attributes,
-`get_fields_and_field_types()`, equality by value, repr. Numeric arrays are NumPy arrays of the exact type; whatever is assigned
-(bytes, bytearray, array.array, list, NumPy) is converted or refused on assignment, without a copy where the bytes fit. `byte` is
-a `bytes` of length 1. Other fields are checked when the message is serialised, as in Jazzy.
+`get_fields_and_field_types()`, equality by value, repr. Numeric arrays are NumPy arrays of the exact type; whatever is
+assigned (bytes, bytearray, array.array, list, NumPy) is converted or refused on assignment, without a copy where the bytes
+fit. `byte` is a `bytes` of length 1. Other fields are checked when the message is serialised, as in Jazzy.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _show(value: Any) -> str:
     return repr(value)
 
 
-# Fields -------------------------------------------------------------------------------------------------------------------------
+# Fields ----------------------------------------------------------------------------------------------------------------------
 
 _ACCEPTED_KINDS = {"b": "b", "i": "bui", "u": "bui", "f": "buif"}
 
@@ -212,7 +212,7 @@ def _default(store: RosTypestore, desc: FieldDesc) -> Any:
     return lambda: [item() if callable(item) else item for _ in range(count)]
 
 
-# Classes ------------------------------------------------------------------------------------------------------------------------
+# Classes ---------------------------------------------------------------------------------------------------------------------
 
 _UNSET: Any = object()
 _classes: dict[tuple[str, str], type[Any]] = {}
@@ -304,9 +304,9 @@ def _make_init(store: RosTypestore, name: str, fields: Sequence[tuple[str, Field
 
 
 def _unknown_arguments(message: Message, unknown: dict[str, Any]) -> None:
-    known = ", ".join(message.get_fields_and_field_types())
+    names, known = ", ".join(sorted(unknown)), ", ".join(message.get_fields_and_field_types())
     raise MessageFieldError(
-        f"Invalid arguments passed to constructor: {', '.join(sorted(unknown))} ({message.__msgtype__} has {known or 'no fields'})"
+        f"Invalid arguments passed to constructor: {names} ({message.__msgtype__} has {known or 'no fields'})"
     )
 
 
@@ -363,7 +363,7 @@ def type_name(cls: Any) -> str:
     raise UnknownTypeError(f"{cls.__module__}.{cls.__qualname__} is not a ROS message or service class")
 
 
-# Checks -------------------------------------------------------------------------------------------------------------------------
+# Checks ----------------------------------------------------------------------------------------------------------------------
 
 _INTEGER_LIMITS = {f"{sign}int{bits}": (0 if sign else -(2 ** (bits - 1)), 2 ** (bits if sign else bits - 1) - 1)
                    for sign in ("", "u") for bits in (8, 16, 32, 64)}  # fmt: skip
@@ -432,7 +432,7 @@ def _validate_base(value: Any, name: str, bound: int, where: str) -> None:
             raise MessageFieldError(f"{where} holds {value}, too large for float32")
 
 
-# Import finder ------------------------------------------------------------------------------------------------------------------
+# Import finder ---------------------------------------------------------------------------------------------------------------
 
 
 class _MessageFinder:

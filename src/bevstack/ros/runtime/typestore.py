@@ -1,8 +1,9 @@
 """All message and service types this product knows, as one rosbags type store per ROS distribution.
 
-rosbags carries the standard packages. It has no service types and none of vision_msgs, foxglove_msgs and stack_msgs: those are read
-from `ros/msgs/<package>/{msg,srv}`. Three facts of the real thing are corrected here: `char` is `uint8` in type descriptions (and so
-in hashes), `byte` is unsigned on the wire, and a service has three types (request, response, event) besides its own name.
+rosbags carries the standard packages. It has no service types and none of vision_msgs, foxglove_msgs and stack_msgs: those are
+read from `ros/msgs/<package>/{msg,srv}`. Three facts of the real thing are corrected here: `char` is `uint8` in type
+descriptions (and so in hashes), `byte` is unsigned on the wire, and a service has three types (request, response, event)
+besides its own name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rosbags.typesys.store import Typestore
 
 from bevstack.errors import BevstackError
 
-#: Kind and argument, as rosbags writes a field's type: (BASE, (name, string bound)), (NAME, type), (ARRAY | SEQUENCE, (inner, n)).
+#: Kind and argument, as in rosbags: (BASE, (name, string bound)), (NAME, type), (ARRAY or SEQUENCE, (inner, count)).
 FieldDesc = Any
 
 DISTRIBUTIONS = {

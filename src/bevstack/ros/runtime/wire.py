@@ -1,4 +1,4 @@
-"""The wire: raw CDR between processes. This file is the contract; `wire_dds` carries it over Cyclone DDS.
+"""The wire: raw CDR between processes. This file is the contract; the `dds` package carries it over Cyclone DDS.
 
 Local endpoints never match each other: delivery inside a process is by reference and happens above this layer. Every callback
 runs on the wire's own thread, so it must hand over and return.
@@ -40,7 +40,8 @@ class WireEvent:
     kind "matched": details current, current_change, total, total_change (ints).
     kind "incompatible_qos": details total, total_change (ints), policy (QoSPolicyKind), last_policy_name (str).
     kind "deadline_missed": details total, total_change. kind "liveliness_lost": details total, total_change.
-    kind "liveliness_changed": details alive, not_alive, alive_change, not_alive_change. kind "message_lost": total, total_change.
+    kind "liveliness_changed": details alive, not_alive, alive_change, not_alive_change.
+    kind "message_lost": details total, total_change.
     """
 
     kind: str
@@ -279,6 +280,6 @@ def open_wire(domain_id: int | None = None) -> Wire:
     domain = domain_id_from_environment(domain_id)
     if os.environ.get("BEVSTACK_WIRE", "").lower() in ("off", "none", "0"):
         return NullWire(domain, "switched off by BEVSTACK_WIRE=off; unset it to reach other processes")
-    from bevstack.ros.runtime.wire_dds import open_dds_wire
+    from bevstack.ros.runtime.dds.wire import open_dds_wire
 
     return open_dds_wire(domain)

@@ -1,0 +1,65 @@
+"""How Cyclone DDS is configured, from ROS's environment variables.
+
+`CYCLONEDDS_URI` comes last and so overrides what is set here. Sizes: large messages want large fragments and a large receive buffer
+(`max`, never `min`: a minimum that the kernel does not grant ends start-up); fragments above the MTU of a real network would rely on
+IP fragmentation, so they are used on one machine only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from xml.sax.saxutils import quoteattr
+
+from bevstack.ros.runtime.wire import WireError
+
+#: Values of ROS_AUTOMATIC_DISCOVERY_RANGE (REP of Iron and later).
+RANGES = ("OFF", "LOCALHOST", "SUBNET", "SYSTEM_DEFAULT")
+
+#: Participants of one machine that find each other without multicast (rmw_cyclonedds uses the same number).
+_MAX_PARTICIPANTS = 32
+
+
+def discovery_range(environment: Mapping[str, str] = os.environ) -> str:
+    """ROS_LOCALHOST_ONLY=1 wins (as in Jazzy), then ROS_AUTOMATIC_DISCOVERY_RANGE, then SUBNET.
+
+    :raises WireError: not one of `RANGES`.
+    """
+    if environment.get("ROS_LOCALHOST_ONLY", "").strip() == "1":
+        return "LOCALHOST"
+    chosen = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").strip().upper() or "SUBNET"
+    if chosen not in RANGES:
+        raise WireError(f"ROS_AUTOMATIC_DISCOVERY_RANGE is {chosen!r}: use one of {', '.join(RANGES)}")
+    return chosen
+
+
+def configuration(environment: Mapping[str, str] = os.environ) -> str:
+    """The text for `dds_create_domain`: our settings, a comma, CYCLONEDDS_URI.
+
+    :raises WireError: see `discovery_range`.
+    """
+    chosen = discovery_range(environment)
+    user = environment.get("CYCLONEDDS_URI", "").strip()
+    local = chosen in ("LOCALHOST", "OFF")
+    general, discovery = [], []
+    peers = [peer.strip() for peer in environment.get("ROS_STATIC_PEERS", "").split(";") if peer.strip()]
+    if local:
+        general.append("<AllowMulticast>false</AllowMulticast>")
+        general.append("<MaxMessageSize>65500B</MaxMessageSize><FragmentSize>63000B</FragmentSize>")
+        if "NetworkInterface" not in user:  # interfaces add up instead of overriding
+            general.append('<Interfaces><NetworkInterface name="lo"/></Interfaces>')
+    if chosen == "OFF":
+        discovery.append(f"<ParticipantIndex>none</ParticipantIndex><Tag>ros_discovery_off_{os.getpid()}</Tag>")
+    elif chosen != "SYSTEM_DEFAULT":
+        discovery.append("<ParticipantIndex>auto</ParticipantIndex>")
+        discovery.append(f"<MaxAutoParticipantIndex>{_MAX_PARTICIPANTS}</MaxAutoParticipantIndex>")
+        if chosen == "LOCALHOST":
+            peers.insert(0, "localhost")
+        if peers:
+            discovery.append(f"<Peers>{''.join(f'<Peer address={quoteattr(peer)}/>' for peer in peers)}</Peers>")
+    parts = [
+        f"<General>{''.join(general)}</General>" if general else "",
+        f"<Discovery>{''.join(discovery)}</Discovery>" if discovery else "",
+        '<Internal><SocketReceiveBufferSize max="16MB"/></Internal>',
+    ]
+    return f'<CycloneDDS><Domain Id="any">{"".join(parts)}</Domain></CycloneDDS>,{user}'
