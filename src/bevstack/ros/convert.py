@@ -1,6 +1,6 @@
 """Between ROS messages and our own types. Every conversion of the stack is here, once.
 
-Our frames follow REP-103 as ROS does (ego = ``base_link``: x forward, y left, z up), so nothing is turned; only containers change.
+Our frames follow REP-103 as ROS does (ego = ``base_link``: x forward, y left, z up): nothing is turned, only containers change.
 """
 
 from __future__ import annotations

@@ -32,9 +32,7 @@ def launch(name: str, args: Sequence[str], show_args: bool = False) -> int:
     graph = graph_named(name)
     if show_args:
         print(describe(graph))
-        print(
-            "\n    'processes':\n        each node in a process of its own (only without ROS's launch)\n        (default: 'false')"
-        )
+        print("\n    'processes':\n        each node in a process of its own (not with ros2 launch)\n        (default: 'false')")
         return 0
     values = parse_arguments(args)
     processes = values.pop("processes", "false").lower() in ("true", "1")

@@ -1,8 +1,8 @@
 """The perception node: cameras and tf in, boxes out.
 
 Subscribes per camera ``<image topic>[/compressed]`` and the sibling ``camera_info``; publishes ``~/detections``, ``~/markers``,
-``~/debug/image_<camera>/compressed``, ``~/status`` and ``/diagnostics``. Callbacks only look at headers; decoding and inference run
-in workers with queues of one.
+``~/debug/image_<camera>/compressed``, ``~/status`` and ``/diagnostics``. Callbacks only look at headers; decoding and inference
+run in workers with queues of one.
 """
 
 from __future__ import annotations

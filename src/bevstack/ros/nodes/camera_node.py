@@ -1,7 +1,7 @@
 """Cameras from anything: a file, a bag, a device or the simulated drive, published as a ROS camera driver would.
 
-Publishes per camera ``<image topic>[/compressed]`` and ``camera_info``, the mounting on ``/tf_static``, ego motion on ``/tf`` where the
-source knows it, and ``~/end_of_source`` (latched) when the source is exhausted.
+Publishes per camera ``<image topic>[/compressed]`` and ``camera_info``, the mounting on ``/tf_static``, ego motion on ``/tf`` where
+the source knows it, and ``~/end_of_source`` (latched) when the source is exhausted.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Result:
     Attributes:
         frame_set: with decoded images and ego poses.
         boxes: None if the model failed; ``reason`` says why.
-        stages: stage name to milliseconds, in order: decode (sum over the instant's images), wait (for the model), the model's own.
+        stages: stage name to milliseconds, in order: decode (the slowest image, from arrival), wait (for the model), the model's.
         arrived: monotonic seconds at which the instant's first frame arrived.
         posed: the ego pose is known.
         reason: why there are no boxes, or "".

@@ -32,8 +32,8 @@ class Rig:
         names: cameras, in rig order.
         buffer: tf2 buffer for the mounting.
         base_frame: the ego frame.
-        fallback: cameras of a rig file; their mounting is used when tf has none after ``tf_timeout`` seconds, and their calibration
-            while no camera_info has come.
+        fallback: cameras of a rig file; their mounting is used when tf has none after ``tf_timeout`` seconds, and their
+            calibration while no camera_info has come.
         rectified: images are undistorted already.
         on_change: called with a camera's name when its calibration is known anew or has changed.
     """
