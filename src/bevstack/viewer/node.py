@@ -7,12 +7,13 @@ references only: nothing is decoded or encoded unless a browser is there to see 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bevstack.errors import BevstackError
-from bevstack.geometry import Boxes3D
+from bevstack.geometry import Boxes3D, Camera
 from bevstack.ros import convert
 from bevstack.ros.interfaces import (
     CameraInfo,
@@ -43,9 +44,7 @@ from bevstack.ros.runtime import (
 from .server import PageServer
 from .state import DIAGNOSTIC_LEVELS, Diagnostic, LogLine, PageState, Picture, Status
 
-PARAMETERS: tuple[Spec, ...] = (
-    Spec("host", "127.0.0.1", "address that the page is served on; 0.0.0.0 lets other machines see the cameras"),
-    Spec("port", 8080, "port of the page; 0 takes any free one", low=0, high=65535),
+OBSERVER_PARAMETERS: tuple[Spec, ...] = (
     Spec("cameras", NUSCENES_CAMERAS, "names of the cameras"),
     Spec("image_topic_template", "{camera}/image_raw", "base image topic of a camera; camera_info is its sibling"),
     Spec("image_transport", "compressed", "form in which images arrive", choices=("raw", "compressed")),
@@ -55,6 +54,11 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("bev_node", "bev_node", "name of the perception node whose boxes are shown"),
     Spec("truth_topic", "truth/detections", "true boxes (vision_msgs/Detection3DArray) of a simulation; empty: none"),
     Spec("source", "", "text in the page's head: what is being played or driven"),
+)
+PARAMETERS: tuple[Spec, ...] = (
+    Spec("host", "127.0.0.1", "address that the page is served on; 0.0.0.0 lets other machines see the cameras"),
+    Spec("port", 8080, "port of the page; 0 takes any free one", low=0, high=65535),
+    *OBSERVER_PARAMETERS,
 )
 
 _LOG_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
@@ -66,34 +70,24 @@ _LOG_QOS = QoSProfile(
 )
 
 
-class ViewerNode(Node):
-    """Serves the page. Parameters: ``PARAMETERS``.
+class ObserverNode(Node):
+    """Collects in ``state`` what the page shows. Parameters: ``OBSERVER_PARAMETERS``."""
 
-    Raises:
-        ViewerError: the port is in use, or aiohttp is missing.
-    """
-
-    def __init__(self, node_name: str = "viewer", **kwargs: Any) -> None:
+    def __init__(self, node_name: str, *, specs: Sequence[Spec] = OBSERVER_PARAMETERS, **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        p = self._p = Parameters(self, PARAMETERS)
+        p = self._p = Parameters(self, specs)
         self.state = PageState()
-        self.server = PageServer(self.state, host=p["host"], port=p["port"], log=self.get_logger().warning)
-        try:
-            self.server.start()
-        except BevstackError:
-            super().destroy_node()
-            raise
         self.state.set_about(source=p["source"], runtime=RUNTIME, node=p["bev_node"])
+        self.keep_images = True
+        """Raw images are looked at only while this is set."""
+        cameras: tuple[str, ...] = tuple(p["cameras"])
+        fallback: Mapping[str, Camera] = {}
+        if p["rig_file"]:
+            from bevstack.frames.calibration import load_rig
+
+            fallback = load_rig(Path(p["rig_file"]))
         self._buffer = tf2.Buffer()
         self._listener = tf2.TransformListener(self._buffer, self)
-        cameras: tuple[str, ...] = tuple(p["cameras"])
-        fallback = {}
-        if p["rig_file"]:
-            from pathlib import Path
-
-            from bevstack.frames.rigs import load_rig
-
-            fallback = dict(load_rig(Path(p["rig_file"])))
         self._rig = Rig(
             cameras,
             self._buffer,
@@ -108,12 +102,9 @@ class ViewerNode(Node):
             self.state.add_camera(name)
             base = self.resolve_topic_name(p["image_topic_template"].format(camera=name))
             self.create_subscription(CameraInfo, info_topic(base), partial(self._rig.take_info, name), sensor_qos())
-            if compressed:
-                self.create_subscription(
-                    CompressedImage, f"{base}/compressed", partial(self._on_compressed, name), sensor_qos()
-                )
-            else:
-                self.create_subscription(Image, base, partial(self._on_image, name), sensor_qos())
+            kind, topic = (CompressedImage, f"{base}/compressed") if compressed else (Image, base)
+            callback = self._on_compressed if compressed else self._on_image
+            self.create_subscription(kind, topic, partial(callback, name), sensor_qos())
         self.create_timer(0.25, self._rig.resolve_all)
         results = QoSProfile(depth=10)
         self.create_subscription(Detection3DArray, f"{p['bev_node']}/detections", self._on_detections, results)
@@ -122,17 +113,6 @@ class ViewerNode(Node):
             self.create_subscription(Detection3DArray, p["truth_topic"], self._on_truth, results)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, results)
         self.create_subscription(messages("rcl_interfaces/msg/Log"), "/rosout", self._on_log, _LOG_QOS)
-        self.get_logger().info(f"page: {self.server.url}")
-
-    @property
-    def url(self) -> str:
-        """Where the page is."""
-        return self.server.url
-
-    def destroy_node(self) -> None:
-        """Closes the page, then as every node."""
-        self.server.close()
-        super().destroy_node()
 
     # -- what arrives ----------------------------------------------------------------------------------------------------
 
@@ -146,7 +126,7 @@ class ViewerNode(Node):
 
     def _on_image(self, name: str, message: Message) -> None:
         stamp = convert.stamp_to_ns(message.header.stamp)
-        if not self.server.clients:
+        if not self.keep_images:
             self.state.count_picture(name)
             return
         try:
@@ -157,7 +137,7 @@ class ViewerNode(Node):
     def _on_detections(self, message: Message) -> None:
         boxes = self._in_base_frame(message)
         if boxes is not None:
-            self.state.set_boxes(convert.stamp_to_ns(message.header.stamp), boxes)
+            self.take_boxes(convert.stamp_to_ns(message.header.stamp), boxes)
 
     def _on_truth(self, message: Message) -> None:
         boxes = self._in_base_frame(message)
@@ -178,7 +158,15 @@ class ViewerNode(Node):
             return None
 
     def _on_status(self, message: Message) -> None:
-        self.state.set_status(status_from_message(message))
+        self.take_status(status_from_message(message))
+
+    def take_status(self, status: Status) -> None:
+        """One instant has been worked off."""
+        self.state.set_status(status)
+
+    def take_boxes(self, stamp: int, boxes: Boxes3D) -> None:
+        """Boxes of one instant, in the ego frame."""
+        self.state.set_boxes(stamp, boxes)
 
     def _on_diagnostics(self, message: Message) -> None:
         self.state.set_diagnostics([diagnostic_from_message(status) for status in message.status])
@@ -186,6 +174,44 @@ class ViewerNode(Node):
     def _on_log(self, message: Message) -> None:
         level = _LOG_LEVELS.get(_number(message.level), "info")
         self.state.add_log(LogLine(convert.stamp_to_ns(message.stamp) / 1e9, level, message.name, message.msg))
+
+
+class ViewerNode(ObserverNode):
+    """Serves the page. Parameters: ``PARAMETERS``.
+
+    Raises:
+        ViewerError: the port is in use, or aiohttp is missing.
+    """
+
+    def __init__(self, node_name: str = "viewer", **kwargs: Any) -> None:
+        super().__init__(node_name, specs=PARAMETERS, **kwargs)
+        self.keep_images = False
+        self.server = PageServer(
+            self.state,
+            host=self._p["host"],
+            port=self._p["port"],
+            log=self.get_logger().warning,
+            on_clients=self._on_clients,
+        )
+        try:
+            self.server.start()
+        except BevstackError:
+            super().destroy_node()
+            raise
+        self.get_logger().info(f"page: {self.server.url}")
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return self.server.url
+
+    def _on_clients(self, count: int) -> None:
+        self.keep_images = count > 0
+
+    def destroy_node(self) -> None:
+        """Closes the page, then as every node."""
+        self.server.close()
+        super().destroy_node()
 
 
 def status_from_message(message: Message) -> Status:

@@ -298,6 +298,14 @@ class PageState:
             camera["outlines"] = outlines_json(calibration, current) if drawable and calibration and current else []
         return View(version, data, pictures)
 
+    def instant(self, stamp: int) -> tuple[dict[str, Picture], Boxes3D | None]:
+        """The images that belong to ``stamp`` by camera, and the truth of that instant where it is known."""
+        with self._lock:
+            found = {name: state.nearest(stamp) for name, state in self._cameras.items()}
+            truth = min(self._truths, key=lambda t: abs(t[0] - stamp), default=None)
+        near = truth is not None and abs(truth[0] - stamp) <= _PAIR_NS
+        return {name: picture for name, picture in found.items() if picture is not None}, truth[1] if truth and near else None
+
     def summary(self) -> dict[str, Any]:
         """The view without drawing: what ``/api/state`` answers."""
         data = self.view().data

@@ -1,0 +1,191 @@
+"""``bevstack``: one command per job. Each calls one function of the room that does the work, imported when it is needed.
+
+Exit codes: 0 done; 1 finished, but something is wrong (``doctor``); 2 what was asked cannot be done (one line on stderr says
+why); 130 interrupted (``run`` and ``demo`` finish cleanly and leave 0).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+from bevstack.errors import BevstackError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="bevstack",
+    help="Camera perception for vehicle computers: cameras in, boxes in bird's-eye view out, with and without ROS 2.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+weights_app = typer.Typer(help="Trained weights: import official checkpoints, list, look inside.", no_args_is_help=True)
+eval_app = typer.Typer(help="Score models.", no_args_is_help=True)
+train_app = typer.Typer(help="Train models.", no_args_is_help=True)
+sim_app = typer.Typer(help="The simulated drive.", no_args_is_help=True)
+export_app = typer.Typer(help="Export networks for inference engines.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+app.add_typer(eval_app, name="eval")
+app.add_typer(train_app, name="train")
+app.add_typer(sim_app, name="sim")
+app.add_typer(export_app, name="export")
+
+
+def plainly(command: Callable[P, T]) -> Callable[P, T]:
+    """Errors that a user can act on are one line and exit code 2; Ctrl-C is exit code 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except BevstackError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:
+            # The reader of our output has left, as `head` does.
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+Model = Annotated[str, typer.Option(help="Bundled model (rung), for example fastbev-nano.")]
+Engine = Annotated[str, typer.Option(help="What runs the network: onnx or torch.")]
+View = Annotated[bool, typer.Option("--view", help="Serve the page (see --view-port).")]
+ViewPort = Annotated[int, typer.Option(help="Port of the page; 0 takes any free one.")]
+Stay = Annotated[
+    bool | None,
+    typer.Option(
+        "--stay/--no-stay", help="Keep the page open at the end of the source; default: yes with --view in a terminal."
+    ),
+]
+
+
+@app.command()
+@plainly
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="sim:seed=1,duration=30, a rosbag2 folder, .mcap or .db3 file, a video, /dev/video0, a nuScenes folder."
+        ),
+    ],
+    model: Model = "fastbev-nano",
+    weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
+    engine: Engine = "onnx",
+    record: Annotated[Path | None, typer.Option(help="Record everything into this bag (a rosbag2 folder).")] = None,
+    view: View = False,
+    view_port: ViewPort = 8080,
+    stay: Stay = None,
+    rate: Annotated[float, typer.Option(help="Speed of recorded sources; 0 is as fast as possible.")] = 1.0,
+    lockstep: Annotated[
+        bool | None,
+        typer.Option(
+            "--lockstep/--realtime",
+            help="Wait for the model, so that nothing is lost (default for recorded sources), or drop as a vehicle would.",
+        ),
+    ] = None,
+    duration: Annotated[float | None, typer.Option(help="Stop after this many seconds of the source.")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="Leave out boxes below this score.")] = None,
+    rig: Annotated[Path | None, typer.Option(help="Rig file (YAML) with calibrations, for sources that have none.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the instant with the most certain boxes (.png, .jpg).")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the summary as JSON.")] = None,
+    log_level: Annotated[str, typer.Option(help="Lowest severity that nodes log: debug, info, warn, error.")] = "warn",
+) -> None:
+    """Run a source through the nodes: boxes out, live table, summary at the end. Ctrl-C ends cleanly."""
+    from .run import RunOptions
+    from .run import run as execute
+
+    execute(
+        RunOptions(
+            source=source,
+            model=str(weights) if weights is not None else model,
+            engine=engine,
+            rate=rate,
+            lockstep=lockstep,
+            duration=duration,
+            record=record,
+            view_port=view_port if view else None,
+            stay=_stays(view, stay),
+            picture=picture,
+            json_file=json,
+            rig=rig,
+            score_threshold=score_threshold,
+            log_level=log_level,
+        )
+    )
+
+
+@app.command()
+@plainly
+def demo(
+    seconds: Annotated[float, typer.Option(help="Length of the simulated drive.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Which drive.")] = 1,
+    rate: Annotated[float, typer.Option(help="Instants per simulated second.")] = 5.0,
+    out: Annotated[Path, typer.Option(help="Folder for bag, picture and summary.")] = Path("out"),
+    model: Model = "fastbev-nano",
+    weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
+    engine: Engine = "onnx",
+    view: View = False,
+    view_port: ViewPort = 8080,
+    stay: Stay = None,
+) -> None:
+    """A simulated drive through the nodes, recorded; then the summary, the path of the bag and of a picture."""
+    from .run import demo as execute
+
+    execute(
+        seed=seed,
+        seconds=seconds,
+        rate=rate,
+        folder=out,
+        model=str(weights) if weights is not None else model,
+        engine=engine,
+        view_port=view_port if view else None,
+        stay=_stays(view, stay),
+    )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+@plainly
+def launch(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Graph: bev or replay.")],
+    show_args: Annotated[bool, typer.Option("--show-args", "-s", help="List the arguments of the graph.")] = False,
+) -> None:
+    """Launch a graph of nodes: bevstack launch bev key:=value ... (as ros2 launch stack bev.launch.py)."""
+    from bevstack.ros.launcher import launch as execute
+
+    raise typer.Exit(execute(name, context.args, show_args))
+
+
+@app.command()
+@plainly
+def version() -> None:
+    """Print the version."""
+    from bevstack import __version__
+
+    print(f"bevstack {__version__}")
+
+
+def _stays(view: bool, stay: bool | None) -> bool:
+    return (view and sys.stdin.isatty()) if stay is None else stay
+
+
+def main() -> None:
+    """Entry point of the ``bevstack`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

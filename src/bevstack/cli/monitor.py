@@ -1,0 +1,67 @@
+"""The node by which the command sees a run: its statuses, its boxes, and the instant worth a picture."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from bevstack.frames.types import Frame
+from bevstack.geometry import Boxes3D
+from bevstack.viewer.node import OBSERVER_PARAMETERS, ObserverNode
+from bevstack.viewer.state import Status
+
+from .statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One instant: frames (compressed, by reference), boxes in the ego frame, truth where the source knows it."""
+
+    stamp: int
+    frames: dict[str, Frame]
+    boxes: Boxes3D
+    truth: Boxes3D | None = None
+
+
+class MonitorNode(ObserverNode):
+    """Adds up ``statistics`` and keeps the ``best`` instant: the one with the most certain boxes.
+
+    Parameters: ``OBSERVER_PARAMETERS``.
+    """
+
+    def __init__(self, node_name: str = "monitor", **kwargs: Any) -> None:
+        self.statistics = Statistics()
+        self.best: Moment | None = None
+        self._best_score = -1.0
+        self.seconds_of_source = 0.0
+        self._first_stamp: int | None = None
+        self.progress = threading.Event()
+        """Set with every instant; the command clears it."""
+        super().__init__(node_name, specs=OBSERVER_PARAMETERS, **kwargs)
+
+    def take_status(self, status: Status) -> None:
+        super().take_status(status)
+        self.statistics.add(status)
+        if self._first_stamp is None:
+            self._first_stamp = status.stamp
+        self.seconds_of_source = (status.stamp - self._first_stamp) / 1e9
+        self.progress.set()
+
+    def take_boxes(self, stamp: int, boxes: Boxes3D) -> None:
+        super().take_boxes(stamp, boxes)
+        self.statistics.add_boxes(len(boxes))
+        score = float(boxes.score.sum())
+        if score <= self._best_score:
+            return
+        pictures, truth = self.state.instant(stamp)
+        frames = {}
+        for name, picture in pictures.items():
+            camera = self._rig.camera(name)
+            if camera is not None:
+                raw = getattr(picture.data, "ndim", 0) == 3
+                frames[name] = Frame(
+                    camera, picture.stamp, image=picture.data if raw else None, encoded=None if raw else picture.data
+                )
+        if frames:
+            self.best, self._best_score = Moment(stamp, frames, boxes, truth), score

@@ -1,0 +1,144 @@
+"""Tables of a run: live in a terminal, plain lines elsewhere, and the summary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .statistics import Summary
+
+PLAIN_EVERY = 5.0
+
+
+def ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def headline(summary: Summary) -> str:
+    """One line: how far, how fast, what was lost."""
+    latency = summary.stages.get("latency")
+    parts = [
+        f"in {summary.instants_in}",
+        f"out {summary.instants_out}",
+        f"dropped {summary.instants_dropped}",
+        f"{summary.rate:.1f} instants/s",
+        f"latency {ms(latency.p50)} ms" if latency else "no result yet",
+        f"boxes {summary.boxes}",
+    ]
+    return "  ".join(parts)
+
+
+def stage_table(summary: Summary) -> Table:
+    """Stages with median, 95th percentile and maximum."""
+    table = Table(title=None, header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("stage")
+    for name in ("p50 ms", "p95 ms", "max ms"):
+        table.add_column(name, justify="right")
+    for name, spread in summary.stages.items():
+        whole = name == "latency"
+        table.add_row(
+            "end to end" if whole else name, ms(spread.p50), ms(spread.p95), ms(spread.max), style="bold" if whole else None
+        )
+    return table
+
+
+def camera_table(summary: Summary) -> Table:
+    """Cameras with frames and drops."""
+    table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("camera")
+    table.add_column("frames", justify="right")
+    table.add_column("dropped", justify="right")
+    for name, counts in summary.cameras.items():
+        table.add_row(name, str(counts["frames"]), str(counts["drops"]), style="yellow" if counts["drops"] else None)
+    return table
+
+
+def live_view(summary: Summary, seconds: float, note: str = "") -> Group:
+    """What a terminal shows while running."""
+    both = Table.grid(padding=(0, 4))
+    both.add_row(stage_table(summary), camera_table(summary))
+    title = Text.assemble(
+        ("bevstack ", "bold"), summary.source, "  ", (f"{summary.model} on {summary.engine}", "cyan"), f"  {seconds:.0f} s"
+    )
+    lines = [title, Text(headline(summary)), Text(""), both]
+    if summary.reason:
+        lines.insert(2, Text(summary.reason, style="yellow"))
+    if note:
+        lines.append(Text(note, style="dim"))
+    return Group(*lines)
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """The end of a run."""
+    sent = "" if summary.sent is None else f"{summary.sent} sent, "
+    console.print()
+    console.print(f"[bold]{summary.model}[/bold] on {summary.engine}, source {summary.source}", highlight=False)
+    console.print(
+        f"instants: {sent}{summary.instants_in} in, {summary.instants_out} out, {summary.instants_dropped} dropped"
+        f" ({100 * summary.frame_drop_ratio:.1f} % of frames) in {summary.seconds:.1f} s: {summary.rate:.2f} per second,"
+        f" {summary.boxes} boxes",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if summary.stages:
+        console.print()
+        console.print(stage_table(summary))
+    if any(counts["drops"] for counts in summary.cameras.values()):
+        console.print()
+        console.print(camera_table(summary))
+    if summary.reason:
+        console.print(f"last problem: {summary.reason}", style="yellow", highlight=False, soft_wrap=True)
+    if summary.files:
+        console.print()
+    for kind, path in summary.files.items():
+        console.print(f"{kind}: {path}", highlight=False, soft_wrap=True)
+
+
+def progress(console: Console, current: Callable[[], Summary], note: str = "") -> AbstractContextManager[None]:
+    """While in the context: a live table in a terminal, else one line every ``PLAIN_EVERY`` seconds."""
+    return _live(console, current, note) if console.is_terminal else _plain(console, current, note)
+
+
+@contextmanager
+def _live(console: Console, current: Callable[[], Summary], note: str) -> Iterator[None]:
+    from rich.live import Live
+
+    began = time.monotonic()
+    with Live(
+        console=console,
+        get_renderable=lambda: live_view(current(), time.monotonic() - began, note),
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=False,
+    ):
+        yield
+
+
+@contextmanager
+def _plain(console: Console, current: Callable[[], Summary], note: str) -> Iterator[None]:
+    ended = threading.Event()
+    began = time.monotonic()
+
+    def talk() -> None:
+        while not ended.wait(PLAIN_EVERY):
+            console.print(f"{time.monotonic() - began:6.1f} s  {headline(current())}", highlight=False, soft_wrap=True)
+
+    if note:
+        console.print(note, highlight=False, soft_wrap=True)
+    thread = threading.Thread(target=talk, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(2.0)

@@ -1,0 +1,261 @@
+"""``bevstack run`` and ``bevstack demo``: a source through the nodes, with a live table and a summary."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bevstack.errors import BevstackError, SourceError
+
+from .report import print_summary, progress
+from .statistics import Summary
+
+LIVE_PREFIXES = ("v4l2:", "/dev/", "rtsp://", "http://", "https://", "udp://", "tcp://")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``bevstack run`` was asked for.
+
+    Attributes:
+        source: as for ``frames.source.open_source``.
+        model: name of bundled weights, or path of a weights file.
+        engine: ``onnx`` or ``torch``.
+        rate: speed of a recorded source; 0 as fast as possible.
+        lockstep: the source waits for the perception node, nothing is lost; None: yes for recorded sources.
+        duration: stop after this many seconds of the source; None: at its end.
+        record: bag folder to write.
+        view_port: port of the page (0: any free one); None: no page.
+        stay: keep running (the page open) at the end of the source.
+        picture: PNG or JPEG file for the instant with the most certain boxes.
+        json_file: file for the summary.
+        rig: rig file with calibrations.
+        score_threshold: None: the node's default.
+        log_level: lowest severity that is logged.
+    """
+
+    source: str
+    model: str = "fastbev-nano"
+    engine: str = "onnx"
+    rate: float = 1.0
+    lockstep: bool | None = None
+    duration: float | None = None
+    record: Path | None = None
+    view_port: int | None = None
+    stay: bool = False
+    picture: Path | None = None
+    json_file: Path | None = None
+    rig: Path | None = None
+    score_threshold: float | None = None
+    log_level: str = "warn"
+
+    @property
+    def live(self) -> bool:
+        """The source is a device or a stream: it does not wait."""
+        return self.source.startswith(LIVE_PREFIXES) or self.source.isdigit()
+
+
+def run(options: RunOptions, console: Console | None = None) -> Summary:
+    """Runs a source through the nodes until its end, ``duration``, SIGINT or SIGTERM, and prints the summary.
+
+    Raises:
+        BevstackError: bad source, model, port, path; what was recorded until then is readable.
+    """
+    out = console or Console()
+    check(options)
+    nodes = graph(options)
+    from bevstack.bev.weights import find_weights
+    from bevstack.ros.launcher import run_nodes
+
+    find_weights(options.model)
+
+    stop = threading.Event()
+    made: dict[str, Any] = {}
+
+    def current() -> Summary:
+        return summarise(options, made)
+
+    def started(created: Mapping[str, Any]) -> None:
+        made.update(created)
+        if "viewer" in created:
+            Console(stderr=True).print(f"page: {created['viewer'].url}", highlight=False)
+        if options.duration is not None:
+            threading.Thread(target=_stop_after, args=(created["monitor"], options.duration, stop), daemon=True).start()
+
+    with progress(Console(stderr=True), current):
+        run_nodes(nodes, stop=stop, until_finished=not options.stay, on_started=started)
+    stop.set()
+    files: dict[str, str] = {}
+    if options.record is not None:
+        files["bag"] = str(bag_path(options.record))
+    monitor = made.get("monitor")
+    if options.picture is not None and monitor is not None and monitor.best is not None:
+        from bevstack.viewer.picture import compose, write_picture
+
+        moment = monitor.best
+        title = f"bevstack   {options.source}   {summarise(options, made).model} on {options.engine}"
+        write_picture(options.picture, compose(moment.frames, moment.boxes, truth=moment.truth, title=title))
+        files["picture"] = str(options.picture)
+    summary = summarise(options, made, **files)
+    print_summary(out, summary)
+    if options.json_file is not None:
+        options.json_file.parent.mkdir(parents=True, exist_ok=True)
+        options.json_file.write_text(json.dumps(summary.to_json(), indent=2) + "\n")
+    source = made.get("camera_node")
+    if source is not None and source.error:
+        raise SourceError(source.error)
+    if options.picture is not None and "picture" not in files:
+        raise SourceError(f"{options.source}: no instant came out, so there is nothing to draw in {options.picture}")
+    return summary
+
+
+def summarise(options: RunOptions, made: Mapping[str, Any], **files: str) -> Summary:
+    """The run so far, from the nodes that were made."""
+    from .statistics import Statistics
+
+    monitor, source = made.get("monitor"), made.get("camera_node")
+    statistics = monitor.statistics if monitor is not None else Statistics()
+    sent = source.instants_sent if source is not None else None
+    return statistics.summary(options.source, model=options.model, engine=options.engine, sent=sent, **files)
+
+
+def check(options: RunOptions) -> None:
+    """What can be said before anything is loaded.
+
+    Raises:
+        BevstackError: a value out of range, a bag that exists already.
+    """
+    if options.engine not in ("onnx", "torch"):
+        raise BevstackError(f"engine {options.engine!r} is unknown: use onnx or torch")
+    if options.rate < 0:
+        raise BevstackError(f"rate is {options.rate:g}: use 1 for the speed of the recording, 0 for as fast as possible")
+    if options.duration is not None and options.duration <= 0:
+        raise BevstackError(f"duration is {options.duration:g} s: it must be more than 0")
+    if options.view_port is not None and not 0 <= options.view_port <= 65535:
+        raise BevstackError(f"view-port {options.view_port} does not exist: use 1 to 65535, or 0 for any free one")
+    if options.record is not None and bag_path(options.record).exists():
+        raise BevstackError(f"bag {bag_path(options.record)} exists already: choose another name for --record")
+    if options.picture is not None and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise BevstackError(f"picture {options.picture}: the name must end in .png or .jpg")
+
+
+def bag_path(path: Path) -> Path:
+    """The folder that is written: rosbag2 bags are folders, so ``out.mcap`` becomes ``out``."""
+    return path.with_suffix("") if path.suffix in (".mcap", ".db3") else path
+
+
+def camera_names(options: RunOptions) -> list[str]:
+    """The source's cameras, in rig order; fails early and plainly where the source cannot be opened."""
+    from bevstack.frames.source import open_source
+
+    with open_source(options.source, rig=options.rig) as source:
+        names = list(source.cameras)
+    if not names:
+        raise SourceError(f"source {options.source} has no cameras")
+    return names
+
+
+def graph(options: RunOptions) -> list[Any]:
+    """The nodes of a run: camera_node, bev_node, monitor, and recorder and viewer where asked for."""
+    from dataclasses import replace
+
+    from bevstack.ros.graph import BEV, ResolvedNode, resolve
+
+    lockstep = not options.live if options.lockstep is None else options.lockstep
+    if lockstep and options.live:
+        raise BevstackError(f"source {options.source} is live and cannot wait: leave --lockstep out")
+    names = camera_names(options)
+    values = {
+        "source": options.source,
+        "cameras": ",".join(names),
+        "rig_file": str(options.rig) if options.rig else "",
+        "model": options.model,
+        "engine": options.engine,
+        "score_threshold": "" if options.score_threshold is None else str(options.score_threshold),
+        "record": str(bag_path(options.record)) if options.record else "",
+        "web_port": "0" if options.view_port is None else "1",
+        "rate": str(options.rate),
+        "lockstep": "true" if lockstep else "false",
+        # In real time the stamps are those of now, so that latency is what a vehicle would see.
+        "stamps": "source" if lockstep or options.live else "now",
+        "log_level": options.log_level,
+    }
+    extra: dict[str, dict[str, Any]] = {
+        # The first instant may wait for the engine to warm up.
+        "camera_node": {"lockstep_timeout": 120.0} if lockstep else {},
+        "recorder": {"timestamps": "header" if lockstep else "receive"},
+        "viewer": {"port": options.view_port, "source": options.source},
+    }
+    nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
+    bev = next(node for node in nodes if node.name == "bev_node")
+    shared = ("cameras", "rig_file", "image_topic_template", "image_transport")
+    monitor = ResolvedNode(
+        name="monitor",
+        namespace="",
+        package="bevstack",
+        executable="monitor",
+        target="bevstack.cli.monitor:MonitorNode",
+        parameters={key: bev.parameters[key] for key in shared if key in bev.parameters} | {"source": options.source},
+        remappings=(),
+        params_file="",
+        log_level=options.log_level,
+        arguments=(),
+        source=False,
+    )
+    return [monitor, *nodes]
+
+
+def demo(
+    *,
+    seed: int = 1,
+    seconds: float = 30.0,
+    rate: float = 5.0,
+    folder: Path = Path("out"),
+    model: str = "fastbev-nano",
+    engine: str = "onnx",
+    view_port: int | None = None,
+    stay: bool = False,
+    console: Console | None = None,
+) -> Summary:
+    """``make demo``: simulated seconds through the nodes, recorded; then the summary, the bag and a picture.
+
+    Raises:
+        BevstackError: no weights for ``model``, or whatever ``run`` raises.
+    """
+    name = next(name for name in _names("demo") if not (folder / name).exists() and not (folder / f"{name}.png").exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    return run(
+        RunOptions(
+            source=f"sim:seed={seed},duration={seconds:g},rate={rate:g}",
+            model=model,
+            engine=engine,
+            rate=0.0,
+            record=folder / name,
+            picture=folder / f"{name}.png",
+            json_file=folder / f"{name}.json",
+            view_port=view_port,
+            stay=stay,
+        ),
+        console,
+    )
+
+
+def _names(stem: str) -> Any:
+    from itertools import count
+
+    return (stem if n == 1 else f"{stem}_{n}" for n in count(1))
+
+
+def _stop_after(monitor: Any, seconds: float, stop: threading.Event) -> None:
+    """Sets ``stop`` when the source has advanced by ``seconds``."""
+    while not stop.is_set():
+        if monitor.progress.wait(0.5):
+            monitor.progress.clear()
+            if monitor.seconds_of_source >= seconds:
+                stop.set()
