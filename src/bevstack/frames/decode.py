@@ -6,6 +6,7 @@ painting it grey, and lets the interpreter run meanwhile. `python benchmarks/dec
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -58,7 +59,7 @@ def image_size(encoded: bytes | memoryview) -> tuple[int, int]:
     elif head.startswith(JPEG_MAGIC):
         try:
             height, width = simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
-        except ValueError as error:
+        except (ValueError, KeyError) as error:  # KeyError: its table of colour spaces lacks what a damaged header states
             raise DecodeError(f"JPEG of {len(encoded)} bytes has a damaged header ({error})") from None
     else:
         raise DecodeError(f"{len(encoded)} bytes starting with {head[:4].hex(' ')!r} are neither JPEG nor PNG")
@@ -107,16 +108,30 @@ def decode(
         least = (0, 0) if size is None or filter == "bicubic" or size[0] > width or size[1] > height else size
         try:
             image = simplejpeg.decode_jpeg(encoded, "RGB", min_width=least[0], min_height=least[1], min_factor=1, strict=True)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise DecodeError(f"JPEG of {len(encoded)} bytes ({width}x{height}) is damaged: {error}") from None
     else:
-        if bytes(encoded[-8:-4]) != b"IEND":
-            raise DecodeError(f"PNG of {len(encoded)} bytes ({width}x{height}) is truncated: it has no end")
-        decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-        if decoded is None or decoded.shape[:2] != (height, width):
-            raise DecodeError(f"PNG of {len(encoded)} bytes ({width}x{height}) is damaged")
-        image = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        image = _decode_png(encoded)
     return resize(image, size, filter) if size is not None and exact else image
+
+
+def _decode_png(encoded: bytes | memoryview) -> Image:
+    """Pillow, because it refuses what OpenCV fills with black: cut files and wrong checksums."""
+    import io
+
+    from PIL import Image as pil
+
+    if b"IEND\xaeB`\x82" not in bytes(encoded[-64:]):
+        raise DecodeError(f"PNG of {len(encoded)} bytes is truncated: it has no end")
+    try:
+        with pil.open(io.BytesIO(encoded), formats=("PNG",)) as picture:
+            picture.load()
+            if picture.mode.startswith("I"):  # 16 bits of grey
+                grey = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+                return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+            return np.ascontiguousarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, IndexError, struct.error, pil.DecompressionBombError) as error:
+        raise DecodeError(f"PNG of {len(encoded)} bytes is damaged: {error}") from None
 
 
 def decode_frame(
