@@ -251,7 +251,7 @@ def test_port_that_does_not_exist(port: int) -> None:
 
 
 def test_address_that_is_not_ours() -> None:
-    with pytest.raises(ViewerError, match="cannot serve the page on 203.0.113.1"):
+    with pytest.raises(ViewerError, match=r"cannot serve the page on 203\.0\.113\.1"):
         PageServer(PageState(), host="203.0.113.1", port=0).start()
 
 

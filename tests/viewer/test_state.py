@@ -149,7 +149,9 @@ def test_cameras_stand_as_on_the_vehicle(state: PageState, rig: dict[str, Camera
 
 
 def test_status_counts_reach_the_cameras(state: PageState) -> None:
-    state.set_status(Status(stamp=1, camera_frames={"cam_front": 12}, camera_drops={"cam_front": 2}, reason="cam_back is silent"))
+    state.set_status(
+        Status(stamp=1, camera_frames={"cam_front": 12}, camera_drops={"cam_front": 2}, reason="cam_back is silent")
+    )
     data = state.summary()
     front = next(c for c in data["cameras"] if c["name"] == "cam_front")
     assert (front["frames"], front["drops"]) == (12, 2)

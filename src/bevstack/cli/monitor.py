@@ -59,9 +59,6 @@ class MonitorNode(ObserverNode):
         for name, picture in pictures.items():
             camera = self._rig.camera(name)
             if camera is not None:
-                raw = getattr(picture.data, "ndim", 0) == 3
-                frames[name] = Frame(
-                    camera, picture.stamp, image=picture.data if raw else None, encoded=None if raw else picture.data
-                )
+                frames[name] = picture.frame(camera)
         if frames:
             self.best, self._best_score = Moment(stamp, frames, boxes, truth), score

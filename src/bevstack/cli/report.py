@@ -70,7 +70,7 @@ def live_view(summary: Summary, seconds: float, note: str = "") -> Group:
     title = Text.assemble(
         ("bevstack ", "bold"), summary.source, "  ", (f"{summary.model} on {summary.engine}", "cyan"), f"  {seconds:.0f} s"
     )
-    lines = [title, Text(headline(summary)), Text(""), both]
+    lines: list[Text | Table] = [title, Text(headline(summary)), Text(""), both]
     if summary.reason:
         lines.insert(2, Text(summary.reason, style="yellow"))
     if note:

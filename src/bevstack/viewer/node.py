@@ -7,13 +7,14 @@ references only: nothing is decoded or encoded unless a browser is there to see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bevstack.errors import BevstackError
-from bevstack.geometry import Boxes3D, Camera
+from bevstack.frames.calibration import load_rig
+from bevstack.geometry import Boxes3D
 from bevstack.ros import convert
 from bevstack.ros.interfaces import (
     CameraInfo,
@@ -81,11 +82,7 @@ class ObserverNode(Node):
         self.keep_images = True
         """Raw images are looked at only while this is set."""
         cameras: tuple[str, ...] = tuple(p["cameras"])
-        fallback: Mapping[str, Camera] = {}
-        if p["rig_file"]:
-            from bevstack.frames.calibration import load_rig
-
-            fallback = load_rig(Path(p["rig_file"]))
+        fallback = load_rig(Path(p["rig_file"])) if p["rig_file"] else {}
         self._buffer = tf2.Buffer()
         self._listener = tf2.TransformListener(self._buffer, self)
         self._rig = Rig(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.frames.types import Frame
 from bevstack.geometry import Boxes3D, Camera
 from bevstack.geometry.overlay import box_outlines
 from bevstack.geometry.palette import CLASS_COLOURS, class_name
@@ -38,6 +39,13 @@ class Picture:
     @property
     def nbytes(self) -> int:
         return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+
+    def frame(self, camera: Camera) -> Frame:
+        """The picture with its camera's calibration."""
+        if isinstance(self.data, np.ndarray) and self.data.ndim == 3:
+            return Frame(camera, self.stamp, image=self.data)
+        encoded = np.ascontiguousarray(self.data).data if isinstance(self.data, np.ndarray) else self.data
+        return Frame(camera, self.stamp, encoded=encoded)
 
 
 @dataclass(frozen=True)
