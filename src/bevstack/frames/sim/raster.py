@@ -65,6 +65,7 @@ def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, ra
     corner = np.empty((4, 3))
     clipped = np.empty((8, 3))
     image = np.empty((8, 2))
+    slope = np.empty(8)
     limit_x = max(cx, width - cx) / fx + 0.02
     side = math.sqrt(1.0 + limit_x * limit_x)
     for k in range(len(order)):
@@ -123,15 +124,26 @@ def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, ra
             a, b = ncx / (fx * d), ncy / (fy * d)
             e = (ncz - ncx * cx / fx - ncy * cy / fy) / d
             seen = False
+            for i in range(n):
+                j = i + 1 if i + 1 < n else 0
+                slope[i] = (image[j, 0] - image[i, 0]) / (image[j, 1] - image[i, 1])
             for y in range(max(0, math.ceil(ylo)), min(height - 1, math.floor(yhi)) + 1):
-                lo, hi = _row_span(image, n, float(y))
-                left, right = max(0, math.ceil(max(lo, 0.0))), min(width - 1, math.floor(min(hi, width - 1.0)))
-                base = b * y + e
-                for x in range(left, right + 1):
-                    iz = np.float32(a * x + base)
-                    if iz > zbuf[y, x]:
-                        zbuf[y, x] = iz
-                        pid[y, x] = used
+                lo, hi = 1e30, -1e30
+                for i in range(n):
+                    j = i + 1 if i + 1 < n else 0
+                    if (image[i, 1] <= y) != (image[j, 1] <= y):
+                        x = image[i, 0] + (y - image[i, 1]) * slope[i]
+                        lo, hi = min(lo, x), max(hi, x)
+                left, right = math.ceil(max(lo, 0.0)), math.floor(min(hi, width - 1.0))
+                if right < left:
+                    continue
+                z_row, p_row = zbuf[y, left : right + 1], pid[y, left : right + 1]
+                base = a * left + b * y + e
+                for k_x in range(len(z_row)):
+                    iz = np.float32(a * k_x + base)
+                    if iz > z_row[k_x]:
+                        z_row[k_x] = iz
+                        p_row[k_x] = used
                         seen = True
             if seen:
                 active_quad[used] = q
@@ -268,38 +280,6 @@ def _hash(a, b):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _facade(p, z, item, dx, dy, up, foot, bay, lit, glass, lit_windows):  # type: ignore[no-untyped-def]
-    """Colour of a wall with windows: 3.1 m storeys, 2.4 m bays, shops on the ground floor; blurred by the footprint (metres)."""
-    along = (bay[p, 0] * dx + bay[p, 1] * dy) * z + bay[p, 2]
-    up = up / 3.1
-    ku, kv = math.floor(along), math.floor(up)
-    fu, fv = along - ku, up - kv
-    weight = 0.3
-    if foot < 1.2:
-        lo_u, hi_u, lo_v, hi_v = 0.25, 0.75, 0.3, 0.8
-        if kv == 0:
-            lo_u, hi_u, lo_v, hi_v = 0.08, 0.92, 0.1, 0.72
-        e = 1.0 / max(0.02, foot / 2.4)
-        inside_u = min(1.0, max(0.0, min(fu - lo_u, hi_u - fu) * e + 0.5))
-        inside_v = min(1.0, max(0.0, min(fv - lo_v, hi_v - fv) * e + 0.5))
-        weight = inside_u * inside_v
-        if foot > 0.8:
-            weight += (0.3 - weight) * (foot - 0.8) / 0.4
-    weight *= 0.92
-    lr, lg, lb = np.float64(lit[p, 0]), np.float64(lit[p, 1]), np.float64(lit[p, 2])
-    if weight > 0.0:
-        h = _hash(ku + 31 * item, kv + 17)
-        wr, wg, wb = glass[0] * (0.75 + 0.5 * h), glass[1] * (0.75 + 0.5 * h), glass[2] * (0.75 + 0.5 * h)
-        if h < lit_windows:
-            k = 0.5 + 0.5 * _hash(ku, kv + item)
-            wr, wg, wb = 0.75 * k, 0.63 * k, 0.44 * k
-        lr += weight * (wr - lr)
-        lg += weight * (wg - lg)
-        lb += weight * (wb - lb)
-    return np.float32(lr), np.float32(lg), np.float32(lb)
-
-
-@_compiled
 def _beam(headlight, ego, ec, es, gx, gy):  # type: ignore[no-untyped-def]
     """Light of the ego headlights on the ground at (gx, gy)."""
     hx, hy = gx - ego[0], gy - ego[1]
@@ -429,6 +409,9 @@ def shade_pixels(  # type: ignore[no-untyped-def]
     # Without roll the distance to the ground is the same all along a row; else rows are cut into short spans.
     span = width if abs(rays[2, 0]) < 1e-9 else 8
     sl0, sl1, sl2 = np.float32(sky_low[0]), np.float32(sky_low[1]), np.float32(sky_low[2])
+    zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+    high, storey = np.float32(origin[2]), np.float32(1.0 / 3.1)
+    far_wall, sharpness = np.float32(pixel / 1.0), np.float32(2.4 / pixel)
     row = np.zeros((width, 3), np.float32)
     empty = np.zeros(width, np.uint8)
     for y in range(height):
@@ -458,13 +441,15 @@ def shade_pixels(  # type: ignore[no-untyped-def]
         last = -1
         pr, pg, pb = np.float32(0), np.float32(0), np.float32(0)
         look = 0
+        bay_u, bay_v, bay_item = np.int64(-1), np.int64(-1), np.int64(-1)
+        wr, wg, wb = np.float32(0), np.float32(0), np.float32(0)
         for x in range(width):
             e = np.float32(empty[x])
             r, g, b = row[x, 0] * e, row[x, 1] * e, row[x, 2] * e
             if empty[x] < ss * ss:
-                dx = rays[0, 0] * x + rays[0, 1] * y + rays[0, 2]
-                dy = rays[1, 0] * x + rays[1, 1] * y + rays[1, 2]
-                dz = rays[2, 0] * x + rays[2, 1] * y + rays[2, 2]
+                dx = np.float32(rays[0, 0] * x + (rays[0, 1] * y + rays[0, 2]))
+                dy = np.float32(rays[1, 0] * x + (rays[1, 1] * y + rays[1, 2]))
+                dz = np.float32(rays[2, 0] * x + (rays[2, 1] * y + rays[2, 2]))
                 textured = -1  # facades and foliage are shaded once per pixel
                 for j in range(ss):
                     for i in range(ss):
@@ -477,9 +462,34 @@ def shade_pixels(  # type: ignore[no-untyped-def]
                                 look = kind[active_quad[p]]
                                 last = p
                             if look == 1:
-                                z = 1.0 / iz
-                                pr, pg, pb = _facade(p, z, active_item[p], dx, dy, dz * z + origin[2], pixel * z, bay, lit, glass, lit_windows)
+                                # Windows: 3.1 m storeys, 2.4 m bays, shops on the ground floor; blurred by the pixel's footprint.
                                 textured = x
+                                z = np.float32(1.0) / iz
+                                along = (bay[p, 0] * dx + bay[p, 1] * dy) * z + bay[p, 2]
+                                up = (dz * z + high) * storey
+                                ku, kv = np.int64(along), np.int64(up)
+                                pr, pg, pb = lit[p, 0], lit[p, 1], lit[p, 2]
+                                weight = np.float32(0.28)
+                                if iz > far_wall:
+                                    sharp = min(np.float32(50.0), iz * sharpness)
+                                    half_u, half_v, middle = np.float32(0.25), np.float32(0.25), np.float32(0.55)
+                                    if kv == 0:
+                                        half_u, half_v, middle = np.float32(0.42), np.float32(0.31), np.float32(0.41)
+                                    fu = min(one, max(zero, (half_u - abs(along - ku - half)) * sharp + half))
+                                    fv = min(one, max(zero, (half_v - abs(up - kv - middle)) * sharp + half))
+                                    weight = fu * fv
+                                if weight > zero:
+                                    item = active_item[p]
+                                    if ku != bay_u or kv != bay_v or item != bay_item:
+                                        bay_u, bay_v, bay_item = ku, kv, item
+                                        h = _hash(ku + 31 * item, kv + 17)
+                                        k = np.float32(0.75 + 0.5 * h)
+                                        wr, wg, wb = np.float32(glass[0]) * k, np.float32(glass[1]) * k, np.float32(glass[2]) * k
+                                        if h < lit_windows:
+                                            k = np.float32(0.5 + 0.5 * _hash(ku, kv + item))
+                                            wr, wg, wb = np.float32(0.75) * k, np.float32(0.63) * k, np.float32(0.44) * k
+                                    weight *= np.float32(0.92)
+                                    pr, pg, pb = pr + weight * (wr - pr), pg + weight * (wg - pg), pb + weight * (wb - pb)
                             else:
                                 pr, pg, pb = lit[p, 0], lit[p, 1], lit[p, 2]
                                 if look == 2:
@@ -490,7 +500,7 @@ def shade_pixels(  # type: ignore[no-untyped-def]
                                     pr, pg, pb = pr * k, pg * k, pb * k
                                     textured = x
                             iz2 = iz * iz
-                            keep = np.float32(iz2 / (iz2 + fog2))
+                            keep = iz2 / (iz2 + np.float32(fog2))
                             pr, pg, pb = sl0 + keep * (pr - sl0), sl1 + keep * (pg - sl1), sl2 + keep * (pb - sl2)
                         r += pr
                         g += pg

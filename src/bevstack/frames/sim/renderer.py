@@ -53,8 +53,15 @@ class Renderer:
         self._active_quad = np.empty(total, np.int64)
         self._active_item = np.empty(total, np.int64)
         self._lit = np.empty((total, 3), np.float32)
-        self._bay = np.empty((total, 3), np.float64)
+        self._bay = np.empty((total, 3), np.float32)
+        self._last: tuple[float, NDArray[np.float64], Matrix] | None = None
         self._buffers: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.int32]]] = {}
+
+    def _states(self, t: float) -> tuple[NDArray[np.float64], Matrix]:
+        """Items and ego pose at ``t``; the last answer is kept, for rigs whose cameras expose together."""
+        if self._last is None or self._last[0] != t:
+            self._last = (t, self.world.item_states(t)[0], self.world.ego_pose(t))
+        return self._last[1], self._last[2]
 
     def _layers(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         if (height, width) not in self._buffers:
@@ -111,8 +118,7 @@ class Renderer:
             blur: standard deviation of the lens blur, pixels of this image.
         """
         world, style = self.world, self.world.style
-        states, _ = world.item_states(t)
-        T_world_ego = world.ego_pose(t)
+        states, T_world_ego = self._states(t)
         rotation, origin, order, (fx, fy, cx, cy) = self._view(camera, T_world_ego, states, ss, phase, far)
         zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
         n = raster.draw_quads(
@@ -140,7 +146,8 @@ class Renderer:
             style.clouds, self._clouds, 1.0 / style.visibility, self._grain, self._lit_windows, self._tone, out,
         )  # fmt: skip
         if blur > 0.15:
-            out = cv2.GaussianBlur(out, (0, 0), blur)  # type: ignore[assignment]
+            side = 3 if blur < 0.7 else 2 * round(2 * blur) + 1
+            out = cv2.GaussianBlur(out, (side, side), blur)  # type: ignore[assignment]
         if noise_key is not None:
             row, column = seeded(world.seed, 8, noise_key).integers(0, _NOISE_SHIFT, 2)
             flat = out.reshape(camera.height, -1)
@@ -151,8 +158,8 @@ class Renderer:
     def item_mask(self, camera: Camera, t: float, *, ss: int = 1) -> NDArray[np.int32]:
         """(ss H, ss W) index of the item that is seen at each sample, -1 where ground or sky is."""
         world = self.world
-        states, _ = world.item_states(t)
-        rotation, origin, order, k = self._view(camera, world.ego_pose(t), states, ss, (0.0, 0.0), 260.0)
+        states, T = self._states(t)
+        rotation, origin, order, k = self._view(camera, T, states, ss, (0.0, 0.0), 260.0)
         zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
         raster.draw_quads(
             rotation, origin, *k, order, states, world.first, world.count, world.radius, world.quads, world.normal,
@@ -163,8 +170,7 @@ class Renderer:
     def visible(self, cameras: list[Camera], t: float) -> NDArray[np.int64]:
         """(M,) number of pixels, over all cameras, in which each item is seen at ``t`` seconds."""
         world = self.world
-        states, _ = world.item_states(t)
-        T = world.ego_pose(t)
+        states, T = self._states(t)
         counts = np.zeros(len(states), np.int64)
         for camera in cameras:
             rotation, origin, order, k = self._view(camera, T, states, 1, (0.0, 0.0), 75.0)
