@@ -231,6 +231,8 @@ _COMMON = (
     Argument("debug", "false", "draw boxes into debug images even if nobody listens", _BOOLEAN),
     Argument("rviz", "false", "start rviz (where ROS is installed)", _BOOLEAN),
     Argument("rviz_config", "", "rviz configuration file"),
+    Argument("build_only", "false", "prepare the engine and exit", _BOOLEAN),
+    Argument("record_stamps", "receive", "time of recorded messages: when received, or their own", ("receive", "header")),
     Argument("record", "", "folder of a bag to record; empty: do not record"),
     Argument("web_port", "0", "port of the page; 0: no page"),
     Argument("log_level", "info", "lowest severity that is logged", ("debug", "info", "warn", "error", "fatal")),
@@ -258,21 +260,23 @@ _BEV = NodeSpec(
         "sync": Ref("sync"),
         "output_frame": Ref("output_frame"),
         "debug": Ref("debug", "bool"),
+        "build_only": Ref("build_only", "bool"),
     },
 )
+_RUNS = When("build_only", "true", negate=True)
 _RECORDER = NodeSpec(
     "recorder",
     "recorder",
     "bevstack.ros.nodes.recorder:RecorderNode",
-    parameters={**_TIME, "path": Ref("record")},
-    conditions=(When("record", "", negate=True),),
+    parameters={**_TIME, "path": Ref("record"), "timestamps": Ref("record_stamps")},
+    conditions=(_RUNS, When("record", "", negate=True)),
 )
 _VIEWER = NodeSpec(
     "viewer",
     "viewer",
     "bevstack.viewer.node:ViewerNode",
     parameters={**_TIME, **_CAMERAS, "port": Ref("web_port", "int")},
-    conditions=(When("web_port", "0", negate=True), When("web_port", "", negate=True)),
+    conditions=(_RUNS, When("web_port", "0", negate=True), When("web_port", "", negate=True)),
 )
 _RVIZ = NodeSpec(
     "rviz2",
@@ -280,7 +284,7 @@ _RVIZ = NodeSpec(
     "",
     package="rviz2",
     parameters=_TIME,
-    conditions=(When("rviz", "true"),),
+    conditions=(_RUNS, When("rviz", "true")),
     arguments=("-d", Ref("rviz_config")),
 )
 
@@ -300,7 +304,6 @@ BEV = Graph(
         Argument("lockstep", "false", "source waits for the perception node: nothing is dropped", _BOOLEAN),
         Argument("stamps", "source", "stamps of the source: its own, or as if it happened now", ("source", "now")),
         Argument("wait_for_subscribers", "1", "source starts when each image topic has this many subscribers"),
-        Argument("build_only", "false", "prepare the engine and exit", _BOOLEAN),
     ),
     (
         _BEV,
@@ -324,7 +327,7 @@ BEV = Graph(
                 "publish_clock": Ref("use_sim_time", "bool"),
                 "wait_for_subscribers": Ref("wait_for_subscribers", "int"),
             },
-            conditions=(When("source", "", negate=True),),
+            conditions=(_RUNS, When("source", "", negate=True)),
             source=True,
         ),
         NodeSpec(
@@ -337,7 +340,7 @@ BEV = Graph(
                 "loop": Ref("loop", "bool"),
                 "clock": Ref("use_sim_time", "bool"),
             },
-            conditions=(When("bag", "", negate=True),),
+            conditions=(_RUNS, When("bag", "", negate=True)),
             source=True,
         ),
     ),
@@ -371,6 +374,7 @@ REPLAY = Graph(
                 "topics": Ref("topics", "list"),
                 "clock": Ref("use_sim_time", "bool"),
             },
+            conditions=(_RUNS,),
             source=True,
         ),
     ),

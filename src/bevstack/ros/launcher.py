@@ -32,13 +32,13 @@ def launch(name: str, args: Sequence[str], show_args: bool = False) -> int:
     graph = graph_named(name)
     if show_args:
         print(describe(graph))
-        print("\n    'processes':\n        each node in a process of its own (not with ros2 launch)\n        (default: 'false')")
+        print(
+            "\n    'processes':\n        each node in a process of its own (not with ros2 launch)\n        (default: 'false')"
+        )
         return 0
     values = parse_arguments(args)
     processes = values.pop("processes", "false").lower() in ("true", "1")
     nodes = resolve(graph, values)
-    if values.get("build_only", "false") == "true":
-        return build_only(nodes)
     if processes:
         return run_processes(nodes)
     return run_nodes(nodes, until_finished=values.get("loop", "false") != "true")
@@ -142,22 +142,6 @@ def create_node(spec: ResolvedNode) -> Any:
     )
 
 
-def build_only(nodes: Sequence[ResolvedNode]) -> int:
-    """Load the model once, so that whatever the engine keeps on disk is there, and exit."""
-    from bevstack.ros.nodes.bev_node import PARAMETERS, load_model
-
-    defaults = {spec.name: spec.default for spec in PARAMETERS}
-    for spec in nodes:
-        if spec.executable == "bev_node":
-            values = {**defaults, **spec.parameters}
-            model = load_model(str(values["model"]), str(values["engine"]))
-            print(f"{values['model']} is ready on {values['engine']}")
-            close = getattr(model, "close", None)
-            if close is not None:
-                close()
-    return 0
-
-
 def command_line(spec: ResolvedNode) -> list[str]:
     """The command that runs a node in a process of its own."""
     if not spec.target:
@@ -250,6 +234,8 @@ def _spin(
     drained: float | None = None
     while ok() and not (stop is not None and stop.is_set()):
         executor.spin_once(timeout_sec=0.1)
+        if any(getattr(node, "exit_now", False) for node in nodes.values()):
+            return
         if not (until_finished and sources and all(source.finished.is_set() for source in sources)):
             continue
         now = time.monotonic()

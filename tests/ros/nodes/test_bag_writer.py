@@ -64,7 +64,9 @@ def test_round_trip_with_two_readers(bag: Path) -> None:
         assert (reader.start_time, reader.end_time) == (0, 10)
         assert {c.topic: c.msgcount for c in reader.connections} == {"/chatter": 5, "/status": 1}
     with next(bag.glob("*.mcap")).open("rb") as stream:
-        decoded = [(c.topic, m) for _, c, _, m in make_reader(stream, decoder_factories=[DecoderFactory()]).iter_decoded_messages()]
+        decoded = [
+            (c.topic, m) for _, c, _, m in make_reader(stream, decoder_factories=[DecoderFactory()]).iter_decoded_messages()
+        ]
     assert [m.data for topic, m in decoded if topic == "/chatter"] == [f"hello {n}" for n in range(5)]
     assert next(m for topic, m in decoded if topic == "/status").instants_in == 7
     assert sorted(p.name for p in bag.iterdir()) == ["drive_0.mcap", "metadata.yaml"]

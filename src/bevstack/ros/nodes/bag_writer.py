@@ -1,7 +1,7 @@
 """A rosbag2 folder (mcap) that splits, repeats latched messages in each split, and stays readable when the disk fills up.
 
-The mcap records are rosbags'; this module owns the file under them, so that a write that fails half-way can be taken back and the
-bag can still be closed with its index: a small reserve file is given up for the space that takes.
+The mcap records are rosbags'; this module owns the file under them, so that a write that fails half-way can be taken back and
+the bag can still be closed with its index: a small reserve file is given up for the space that takes.
 """
 
 from __future__ import annotations

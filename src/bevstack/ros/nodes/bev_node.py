@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bevstack.errors import BevstackError
-from bevstack.frames.calibration import load_rig
+from bevstack.frames.calibration import load_rig, parse_entry
 from bevstack.frames.decode import image_size
 from bevstack.frames.ego import PoseBuffer
 from bevstack.frames.sync import AnchorSync, ApproximateSync, Synchroniser
@@ -99,6 +100,8 @@ PARAMETERS: tuple[Spec, ...] = (
         low=0.0,
         high=3600.0,
     ),
+    Spec("camera_info_url", "", "calibration files, file:///path/{camera}.yaml, for cameras that publish no camera_info"),
+    Spec("build_only", False, "load the model, keep what its engine stores, and exit"),
     Spec("autostart", True, "configure and activate by itself at start"),
 )
 
@@ -137,7 +140,8 @@ class BevNode(LifecycleNode):
         self._subscriptions_made: list[Any] = []
         self._active = False
         self._failure = ""
-        self._problem, self._problem_at = "", 0.0
+        self._built = False
+        self._trouble, self._trouble_at = "", 0.0
         self._posed = True
         self._done: deque[float] = deque(maxlen=50)
         self._latency_ms = 0.0
@@ -168,7 +172,27 @@ class BevNode(LifecycleNode):
             return True
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
+        if self._p["build_only"]:
+            self.get_logger().info(f"{self._p['model']} is ready on {self._p['engine']}")
+            self._built = True
+            return True
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+
+    @property
+    def exit_now(self) -> bool:
+        """The process may end: the model was to be prepared only, and is."""
+        return self._built
+
+    @property
+    def idle(self) -> bool:
+        """No instant is being worked on or waits."""
+        pipeline = self._pipeline
+        return pipeline is None or pipeline.idle
+
+    @property
+    def failure(self) -> str:
+        """Why the node could not be configured or activated; "" if it could."""
+        return self._failure
 
     def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Load the model, check the configuration, create the publishers."""
@@ -191,6 +215,11 @@ class BevNode(LifecycleNode):
                 f"image_topic_template {p['image_topic_template']!r} has no {{camera}}: all cameras would be the same"
             )
         fallback = load_rig(Path(p["rig_file"])) if p["rig_file"] else {}
+        if p["camera_info_url"]:
+            for name in self.cameras:
+                known = parse_entry(name, {"camera_info_url": p["camera_info_url"].format(camera=name)})
+                mounted = fallback.get(name)
+                fallback[name] = replace(known, T_ego_camera=mounted.T_ego_camera) if mounted is not None else known
         self._model = self._given_model or load_model(p["model"], p["engine"])
         self._rig = Rig(
             self.cameras,
@@ -406,7 +435,7 @@ class BevNode(LifecycleNode):
         if pipeline is None:
             return
         counts = pipeline.counts()
-        recent = time.monotonic() - self._problem_at < 1.0
+        recent = time.monotonic() - self._trouble_at < 1.0
         message = PipelineStatus(
             header=convert.header(stamp, self._p["output_frame"]),
             rung=str(getattr(self._model, "rung", self._p["model"])),
@@ -421,7 +450,7 @@ class BevNode(LifecycleNode):
             cameras=list(counts.cameras),
             camera_frames=np.array([c.frames for c in counts.cameras.values()], np.uint64),
             camera_drops=np.array([c.drops for c in counts.cameras.values()], np.uint64),
-            reason=reason or (self._problem if recent else ""),
+            reason=reason or (self._trouble if recent else ""),
         )
         self._status.publish(message)
 
@@ -476,7 +505,7 @@ class BevNode(LifecycleNode):
 
     def _note(self, reason: str) -> None:
         """Remember and log (throttled) why something was lost."""
-        self._problem, self._problem_at = reason, time.monotonic()
+        self._trouble, self._trouble_at = reason, time.monotonic()
         self.get_logger().warning(reason, throttle_duration_sec=2.0)
 
     def _diagnose_state(self, stat: Any) -> Any:
@@ -489,8 +518,8 @@ class BevNode(LifecycleNode):
         stat.add("model", str(self._p["model"]))
         stat.add("engine", str(self._p["engine"]))
         stat.add("rung", str(getattr(self._model, "rung", "")))
-        stat.add("last problem", self._problem)
-        stat.add("last problem age s", f"{time.monotonic() - self._problem_at:.1f}" if self._problem else "")
+        stat.add("last problem", self._trouble)
+        stat.add("last problem age s", f"{time.monotonic() - self._trouble_at:.1f}" if self._trouble else "")
         return stat
 
     def _diagnose_cameras(self, stat: Any) -> Any:
@@ -512,7 +541,7 @@ class BevNode(LifecycleNode):
             elif name in silent or age > max(1.0, 2 * self._p["camera_timeout"]):
                 problems.append(f"{name}: silent for {age:.1f} s")
                 worst = DiagnosticStatus.ERROR
-            elif count.reason and count.reason == self._problem and now - self._problem_at < 5.0:
+            elif count.reason and count.reason == self._trouble and now - self._trouble_at < 5.0:
                 problems.append(count.reason)
                 worst = max(worst, DiagnosticStatus.WARN)
             stat.add(f"{name} frames", str(count.frames))
@@ -529,9 +558,9 @@ class BevNode(LifecycleNode):
         counts, rate, sync = pipeline.counts(), self._rate(), pipeline.synchroniser
         quiet = time.monotonic() - self._last_result if self._last_result is not None else None
         if quiet is None:
-            stat.summary(DiagnosticStatus.WARN, f"no instant yet{f': {self._problem}' if self._problem else ''}")
+            stat.summary(DiagnosticStatus.WARN, f"no instant yet{f': {self._trouble}' if self._trouble else ''}")
         elif quiet > max(2.0, 4.0 / rate if rate else 0.0):
-            stat.summary(DiagnosticStatus.ERROR, f"no instant for {quiet:.1f} s{f': {self._problem}' if self._problem else ''}")
+            stat.summary(DiagnosticStatus.ERROR, f"no instant for {quiet:.1f} s{f': {self._trouble}' if self._trouble else ''}")
         elif self._p["min_rate"] and rate < self._p["min_rate"]:
             stat.summary(DiagnosticStatus.WARN, f"{rate:.1f} instants/s, fewer than min_rate {self._p['min_rate']:g}")
         else:
@@ -562,7 +591,7 @@ class BevNode(LifecycleNode):
                 f"no {self._p['odom_frame']} -> {self._p['base_frame']} on /tf: past frames are not aligned",
             )
         elif not self._posed:
-            stat.summary(DiagnosticStatus.WARN, f"no ego pose for the last instant: {self._problem}")
+            stat.summary(DiagnosticStatus.WARN, f"no ego pose for the last instant: {self._trouble}")
         else:
             stat.summary(DiagnosticStatus.OK, "ego poses known")
         return stat

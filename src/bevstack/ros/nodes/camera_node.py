@@ -1,7 +1,7 @@
 """Cameras from anything: a file, a bag, a device or the simulated drive, published as a ROS camera driver would.
 
-Publishes per camera ``<image topic>[/compressed]`` and ``camera_info``, the mounting on ``/tf_static``, ego motion on ``/tf`` where
-the source knows it, and ``~/end_of_source`` (latched) when the source is exhausted.
+Publishes per camera ``<image topic>[/compressed]`` and ``camera_info``, the mounting on ``/tf_static``, ego motion on ``/tf``
+where the source knows it, and ``~/end_of_source`` (latched) when the source is exhausted.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class CameraNode(Node):
         self.frames_sent = 0
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._publishers_by_camera: dict[str, tuple[Any, Any, Any]] = {}
+        self._outputs: dict[str, tuple[Any, Any, Any]] = {}
         self._placed: dict[str, Camera] = {}
         self._outstanding: deque[int] = deque()
         self._answered = threading.Condition()
@@ -98,11 +98,11 @@ class CameraNode(Node):
                 f"source {p['source']} has no camera {', '.join(missing)}: it has {', '.join(self._source.cameras)}"
             )
         for name in self._rig:
-            self._publishers(name)
+            self._outputs_of(name)
         self._tf = tf2.TransformBroadcaster(self)
         self._tf_static = tf2.StaticTransformBroadcaster(self)
         self._last_pose: int | None = None
-        self._clock_publisher = self.create_publisher(Clock, "/clock", QoSProfile(depth=1)) if p["publish_clock"] else None
+        self._clock_out = self.create_publisher(Clock, "/clock", QoSProfile(depth=1)) if p["publish_clock"] else None
         self._end = self.create_publisher(Bool, "~/end_of_source", latched_qos())
         if self._lockstep:
             self.create_subscription(PipelineStatus, p["status_topic"], self._on_status, QoSProfile(depth=10))
@@ -112,9 +112,9 @@ class CameraNode(Node):
         rig = self._p["rig_file"]
         return open_source(self._p["source"], rig=Path(rig) if rig else None)
 
-    def _publishers(self, name: str) -> tuple[Any, Any, Any]:
+    def _outputs_of(self, name: str) -> tuple[Any, Any, Any]:
         """(raw, compressed, info) publishers of a camera; None for a form that is not wanted."""
-        known = self._publishers_by_camera.get(name)
+        known = self._outputs.get(name)
         if known is not None:
             return known
         transport, qos = self._p["image_transport"], QoSProfile(depth=self._p["image_depth"])
@@ -122,8 +122,8 @@ class CameraNode(Node):
         raw = self.create_publisher(Image, base, qos) if transport != "compressed" else None
         compressed = self.create_publisher(CompressedImage, f"{base}/compressed", qos) if transport != "raw" else None
         info = self.create_publisher(CameraInfo, info_topic(base), qos)
-        self._publishers_by_camera[name] = (raw, compressed, info)
-        return self._publishers_by_camera[name]
+        self._outputs[name] = (raw, compressed, info)
+        return self._outputs[name]
 
     # --- life ---------------------------------------------------------------------------------------------------------------
 
@@ -246,9 +246,9 @@ class CameraNode(Node):
 
     def _send(self, frame: Frame, stamp: int, image: NDArray[np.uint8] | None, encoded: bytes | memoryview | None) -> None:
         name = frame.camera.name
-        raw, compressed, info = self._publishers(name)
-        if self._clock_publisher is not None:
-            self._clock_publisher.publish(Clock(clock=convert.ns_to_stamp(stamp)))
+        raw, compressed, info = self._outputs_of(name)
+        if self._clock_out is not None:
+            self._clock_out.publish(Clock(clock=convert.ns_to_stamp(stamp)))
         if name not in self._placed or not np.array_equal(self._placed[name].T_ego_camera, frame.camera.T_ego_camera):
             self._place({name: frame.camera})
         if self._p["publish_tf"] and frame.T_world_ego is not None and stamp != self._last_pose:
@@ -276,9 +276,7 @@ class CameraNode(Node):
         wanted = self._p["wait_for_subscribers"]
         deadline = time.monotonic() + self._p["wait_timeout"]
         while wanted and not self._stopping.is_set():
-            images = [
-                p for raw, compressed, _ in self._publishers_by_camera.values() for p in (raw, compressed) if p is not None
-            ]
+            images = [p for raw, compressed, _ in self._outputs.values() for p in (raw, compressed) if p is not None]
             least = min((p.get_subscription_count() for p in images), default=0)
             if least >= wanted:
                 return

@@ -68,7 +68,7 @@ class Result:
     Attributes:
         frame_set: with decoded images and ego poses.
         boxes: None if the model failed; ``reason`` says why.
-        stages: stage name to milliseconds, in order: decode (the slowest image, from arrival), wait (for the model), the model's.
+        stages: stage name to milliseconds: decode (the slowest image, from its arrival), wait (for the model), the model's own.
         arrived: monotonic seconds at which the instant's first frame arrived.
         posed: the ego pose is known.
         reason: why there are no boxes, or "".
@@ -163,6 +163,12 @@ class Pipeline:
                 more = (pool.dropped if pool else 0) + sync.dropped + sync.late + sync.duplicate
                 made.cameras[name] = replace(count, drops=count.drops + more)
             return made
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being decoded, and the model neither works nor has an instant waiting."""
+        decoding = any(c.submitted != c.decoded + c.failed + c.dropped for c in self._pool.counters.values())
+        return not (decoding or self._worker.busy)
 
     def close(self) -> bool:
         """Stop all threads; what waits is dropped. False if the model did not finish in time."""

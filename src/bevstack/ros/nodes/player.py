@@ -80,7 +80,7 @@ class PlayerNode(Node):
             raise BevstackError(
                 f"nothing of bag {p['path']} can be played: it has {', '.join(self._reader.topics) or 'no topics'}"
             )
-        self._clock = self.create_publisher(Clock, "/clock", QoSProfile(depth=1)) if p["clock"] else None
+        self._clock_out = self.create_publisher(Clock, "/clock", QoSProfile(depth=1)) if p["clock"] else None
         self._end = self.create_publisher(Bool, "~/end_of_source", latched_qos())
 
     def _chosen(self, p: Parameters) -> list[str]:
@@ -192,12 +192,12 @@ class PlayerNode(Node):
         while not self._stopping.is_set():
             now = time.monotonic()
             left = began + (stamp - begin) / 1e9 / rate - now
-            if self._clock is not None:
+            if self._clock_out is not None:
                 bag_time = min(stamp, begin + round((now - began) * rate * 1e9))
-                self._clock.publish(Clock(clock=convert.ns_to_stamp(bag_time)))
+                self._clock_out.publish(Clock(clock=convert.ns_to_stamp(bag_time)))
             if left <= 0:
                 return
-            self._stopping.wait(min(left, period) if self._clock is not None else left)
+            self._stopping.wait(min(left, period) if self._clock_out is not None else left)
 
     def _send(self, message: BagMessage) -> None:
         self._out[message.topic].publish(message.raw)

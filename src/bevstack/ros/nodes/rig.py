@@ -15,6 +15,8 @@ from bevstack.ros.convert import camera_from_info, pose_from_transform, same_cal
 from bevstack.ros.interfaces import Message
 from bevstack.ros.runtime import Time, tf2
 
+from .topics import optical_frame
+
 
 @dataclass
 class _Entry:
@@ -92,12 +94,16 @@ class Rig:
             waited = time.monotonic() - entry.waiting_since
             known = self._fallback.get(name)
             if entry.info is None:
-                whole = known.camera() if known is not None else None
-                if whole is None or waited < self._tf_timeout:
+                found = known.intrinsics() if known is not None else None
+                if known is None or found is None or waited < self._tf_timeout:
                     return
-                self._accept(entry, whole)
+                mounting = self._mounting(entry, known.frame or optical_frame(name), known, waited)
+                if mounting is None:
+                    return
+                (width, height), K = found
+                self._accept(entry, Camera(name, width, height, K, mounting, known.distortion, known.model))
             else:
-                mounting = self._mounting(entry, known, waited)
+                mounting = self._mounting(entry, entry.info.header.frame_id, known, waited)
                 if mounting is None:
                     return
                 try:
@@ -120,10 +126,8 @@ class Rig:
         else:
             entry.camera, entry.reason, entry.doubts = camera, "", check_camera(camera)
 
-    def _mounting(self, entry: _Entry, known: RigEntry | None, waited: float) -> Matrix | None:
+    def _mounting(self, entry: _Entry, frame: str, known: RigEntry | None, waited: float) -> Matrix | None:
         """Pose of the camera's frame in the ego frame: from tf, else from the rig file once tf had its time."""
-        assert entry.info is not None
-        frame = entry.info.header.frame_id
         try:
             found = self._buffer.lookup_transform(self._base_frame, frame, Time())
             return pose_from_transform(found.transform)

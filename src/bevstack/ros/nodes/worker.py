@@ -22,6 +22,7 @@ class NewestWins(Generic[Item]):
         self._condition = threading.Condition()
         self._slot: list[Item] = []
         self._closed = False
+        self._working = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -35,9 +36,11 @@ class NewestWins(Generic[Item]):
             self._condition.notify()
             return replaced
 
-    def waiting(self) -> bool:
-        """True while an item waits for the thread."""
-        return bool(self._slot)
+    @property
+    def busy(self) -> bool:
+        """True while an item waits or is being worked on."""
+        with self._condition:
+            return bool(self._slot) or self._working
 
     def close(self, timeout: float = 10.0) -> bool:
         """Forget what waits, finish what is being worked on; False if that takes longer than ``timeout`` seconds."""
@@ -57,4 +60,9 @@ class NewestWins(Generic[Item]):
                 if self._closed:
                     return
                 item = self._slot.pop()
-            self._work(item)
+                self._working = True
+            try:
+                self._work(item)
+            finally:
+                with self._condition:
+                    self._working = False
