@@ -43,4 +43,4 @@ else:
     from .native import *
     from .native import __all__ as _names
 
-__all__ = [*_names, "RUNTIME", "RUNTIME_REASON", "choose_runtime"]  # noqa: PLE0604 - names of either runtime, the same in both
+__all__ = [*_names, "RUNTIME", "RUNTIME_REASON", "choose_runtime"]

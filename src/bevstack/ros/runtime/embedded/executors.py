@@ -20,7 +20,6 @@ from .task import Future, Task
 
 if TYPE_CHECKING:
     from .node import Node
-    from .timer import Timer
 
 
 class TimeoutException(Exception):

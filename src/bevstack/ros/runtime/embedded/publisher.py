@@ -12,7 +12,7 @@ from ..qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile
 from ..serialization import serialize_to_buffers
 from ..wire import WireEvent, WriterHandle
 from .callback_groups import CallbackGroup
-from .event_handler import EventHandler, PublisherEventCallbacks, QoSPublisherEventType, EventStatus, apply_wire_event
+from .event_handler import EventHandler, EventStatus, PublisherEventCallbacks, QoSPublisherEventType, apply_wire_event
 from .exceptions import InvalidHandle, RCLError
 from .graph import EndpointContext, Sample, now_ns
 

@@ -46,7 +46,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 def load_yaml(text: str) -> Any:
     """Python value of a YAML text. Raises ValueError with the position of a syntax error."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
