@@ -6,18 +6,14 @@ why); 130 interrupted (``run`` and ``demo`` finish cleanly and leave 0).
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 
-from bevstack.errors import BevstackError
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from . import models
+from .plainly import plainly
 
 app = typer.Typer(
     name="bevstack",
@@ -27,37 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-weights_app = typer.Typer(help="Trained weights: import official checkpoints, list, look inside.", no_args_is_help=True)
-eval_app = typer.Typer(help="Score models.", no_args_is_help=True)
-train_app = typer.Typer(help="Train models.", no_args_is_help=True)
-sim_app = typer.Typer(help="The simulated drive.", no_args_is_help=True)
-export_app = typer.Typer(help="Export networks for inference engines.", no_args_is_help=True)
-app.add_typer(weights_app, name="weights")
-app.add_typer(eval_app, name="eval")
-app.add_typer(train_app, name="train")
-app.add_typer(sim_app, name="sim")
-app.add_typer(export_app, name="export")
-
-
-def plainly(command: Callable[P, T]) -> Callable[P, T]:
-    """Errors that a user can act on are one line and exit code 2; Ctrl-C is exit code 130."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except BevstackError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except BrokenPipeError:
-            # The reader of our output has left, as `head` does.
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    return wrapped
+app.add_typer(models.weights_app, name="weights")
+app.add_typer(models.eval_app, name="eval")
+app.add_typer(models.train_app, name="train")
+app.add_typer(models.export_app, name="export")
+app.add_typer(models.sim_app, name="sim")
 
 
 Model = Annotated[str, typer.Option(help="Bundled model (rung), for example fastbev-nano.")]
@@ -167,6 +137,17 @@ def launch(
     from bevstack.ros.launcher import launch as execute
 
     raise typer.Exit(execute(name, context.args, show_args))
+
+
+@app.command()
+@plainly
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this machine: Python, runtime, network, libraries, cameras, models; a fix beside each failure."""
+    from bevstack.ros.doctor import main as execute
+
+    raise typer.Exit(execute(json=json))
 
 
 @app.command()

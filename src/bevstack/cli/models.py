@@ -1,0 +1,129 @@
+"""Commands about models and their data: weights, eval, train, export, sim."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bevstack.errors import BevstackError
+
+from .plainly import plainly
+
+weights_app = typer.Typer(help="Trained weights: import official checkpoints, list, look inside.", no_args_is_help=True)
+eval_app = typer.Typer(help="Score models.", no_args_is_help=True)
+train_app = typer.Typer(help="Train models.", no_args_is_help=True)
+export_app = typer.Typer(help="Export networks for inference engines.", no_args_is_help=True)
+sim_app = typer.Typer(help="The simulated drive.", no_args_is_help=True)
+
+
+@weights_app.command("import")
+@plainly
+def weights_import(
+    checkpoint: Annotated[Path, typer.Argument(help="Official Fast-BEV checkpoint (.pth).")],
+    model: Annotated[str, typer.Option(help="Rung that the checkpoint is for.")] = "fastbev-m0",
+    output: Annotated[Path | None, typer.Option(help="File to write; default: where --model NAME finds it.")] = None,
+) -> None:
+    """Turn an official checkpoint into a weights file that runs no code when loaded."""
+    from bevstack.bev.weights import import_weights
+
+    print(import_weights(checkpoint, model, output))
+
+
+@weights_app.command("list")
+@plainly
+def weights_list() -> None:
+    """Known rungs and where their weights lie."""
+    from bevstack.bev.config import CONFIGS
+    from bevstack.bev.weights import find_weights
+    from bevstack.errors import CheckpointError
+
+    for name in CONFIGS:
+        try:
+            place = str(find_weights(name))
+        except CheckpointError:
+            place = "not here"
+        print(f"{name:<16} {place}")
+
+
+@weights_app.command("info")
+@plainly
+def weights_info(weights: Annotated[str, typer.Argument(help="Weights file, or name of a rung.")]) -> None:
+    """What a weights file says about itself: model, hash, card."""
+    import json
+
+    from bevstack.bev.weights import find_weights, read_info
+
+    path = find_weights(weights)
+    info = read_info(path)
+    card = {"file": str(path), "model": info.config.name, "sha256": info.sha256, "card": info.card}
+    print(json.dumps(card, indent=2))
+
+
+@export_app.command("fastbev")
+@plainly
+def export_fastbev(
+    output: Annotated[Path, typer.Argument(help="ONNX file to write.")],
+    model: Annotated[str, typer.Option(help="Bundled model.")] = "fastbev-nano",
+    weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
+) -> None:
+    """Write the network as one ONNX graph: images, tables and cached features in, raw heads out."""
+    from bevstack.bev.export import export_onnx
+    from bevstack.bev.weights import find_weights, load_weights, read_info
+
+    path = find_weights(weights if weights is not None else model)
+    print(export_onnx(load_weights(path), output, weights_sha256=read_info(path).sha256))
+
+
+@train_app.command("fastbev")
+@plainly
+def train_fastbev(
+    output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
+    model: Annotated[str, typer.Option(help="Rung to train.")] = "fastbev-nano",
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
+    batch: Annotated[int, typer.Option(help="Drives that advance side by side.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    loss: Annotated[Literal["dense", "freeanchor"], typer.Option(help="dense, or freeanchor as published.")] = "dense",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that render drives.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+) -> None:
+    """Train Fast-BEV on simulated drives. Ctrl-C loses at most the time since the last checkpoint (--resume)."""
+    from bevstack.learn.train import TrainOptions
+    from bevstack.learn.train import train_fastbev as execute
+
+    options = TrainOptions(
+        output=output,
+        model=model,
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        loss=loss,
+        seed=seed,
+        workers=workers,
+        threads=threads,
+        resume=resume,
+    )
+    print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True)))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``3``, ``1-5`` (both included) or ``1-3,7`` as a list.
+
+    Raises:
+        BevstackError: anything else.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
+            raise BevstackError(f"seeds {text!r}: write one number, a range A-B, or several separated by commas")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(seeds) > 10_000:
+        raise BevstackError(f"seeds {text!r} are {len(seeds)} drives: give at most 10000")
+    return seeds
