@@ -120,10 +120,11 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not first.isdigit() or not last.isdigit() or int(last) < int(first):
             raise BevstackError(f"seeds {text!r}: write one number, a range A-B, or several separated by commas")
-        seeds += range(int(first), int(last or first) + 1)
+        seeds += range(int(first), int(last) + 1)
     if len(seeds) > 10_000:
         raise BevstackError(f"seeds {text!r} are {len(seeds)} drives: give at most 10000")
     return seeds

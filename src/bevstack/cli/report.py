@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -65,12 +66,11 @@ def camera_table(summary: Summary) -> Table:
 
 def live_view(summary: Summary, seconds: float, note: str = "") -> Group:
     """What a terminal shows while running."""
-    both = Table.grid(padding=(0, 4))
-    both.add_row(stage_table(summary), camera_table(summary))
+    both = Columns([stage_table(summary), camera_table(summary)], padding=(0, 4))  # one above the other where narrow
     title = Text.assemble(
         ("bevstack ", "bold"), summary.source, "  ", (f"{summary.model} on {summary.engine}", "cyan"), f"  {seconds:.0f} s"
     )
-    lines: list[Text | Table] = [title, Text(headline(summary)), Text(""), both]
+    lines: list[Text | Columns] = [title, Text(headline(summary)), Text(""), both]
     if summary.reason:
         lines.insert(2, Text(summary.reason, style="yellow"))
     if note:

@@ -1,0 +1,105 @@
+"""Counts, rates and durations of a run."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from bevstack.cli.report import headline, live_view, print_summary
+from bevstack.cli.statistics import Statistics
+from bevstack.viewer.state import Status
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def filled(count: int = 100) -> Statistics:
+    """``count`` instants at 10 per second; the network takes 1, 2, ... ms; every tenth is dropped."""
+    clock = Clock()
+    statistics = Statistics(clock)
+    out = 0
+    for i in range(count):
+        clock.now = i * 0.1
+        dropped = (i + 1) // 10
+        out = i + 1 - dropped
+        statistics.add(
+            Status(
+                stamp=i,
+                rung="fastbev-nano",
+                engine="onnx",
+                instants_in=i + 1,
+                instants_out=out,
+                instants_dropped=dropped,
+                frame_drop_ratio=0.1,
+                stages=(("decode", 5.0), ("network", float(i + 1))),
+                latency_ms=2.0 * (i + 1),
+                camera_frames={"cam_front": i + 1},
+                camera_drops={"cam_front": dropped},
+                reason="the model is busy" if i == 9 else "",
+            )
+        )
+        statistics.add_boxes(2)
+    return statistics
+
+
+def test_summary_of_a_run() -> None:
+    summary = filled().summary("sim", sent=100, bag="out/demo")
+    assert (summary.instants_in, summary.instants_out, summary.instants_dropped) == (100, 90, 10)
+    assert summary.rate == pytest.approx(10.0)
+    assert summary.seconds == pytest.approx(9.9)
+    assert summary.boxes == 200
+    assert summary.model == "fastbev-nano"
+    assert summary.stages["decode"].p50 == pytest.approx(5.0)
+    # Instants that were given up have no stage times: 90 values remain.
+    assert summary.stages["network"].p50 == pytest.approx(50, abs=2)
+    assert summary.stages["network"].p95 == pytest.approx(95, abs=2)
+    assert summary.stages["network"].max == pytest.approx(99)
+    assert summary.stages["latency"].p50 == pytest.approx(2 * summary.stages["network"].p50)
+    assert summary.cameras == {"cam_front": {"frames": 100, "drops": 10}}
+    assert summary.reason == "the model is busy"
+    json.dumps(summary.to_json(), allow_nan=False)
+
+
+def test_summary_of_nothing() -> None:
+    summary = Statistics().summary("sim", model="fastbev-nano", engine="onnx")
+    assert summary.instants_in == summary.instants_out == 0
+    assert summary.rate == 0.0
+    assert summary.stages == {}
+    assert summary.model == "fastbev-nano"
+    assert "no result yet" in headline(summary)
+
+
+def test_one_instant_has_no_rate() -> None:
+    assert filled(1).summary("bag").rate == 0.0
+
+
+def test_printed_summary_says_everything() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(console, filled().summary("sim:seed=1", sent=100, bag="out/demo", picture="out/demo.png"))
+    text = console.export_text()
+    for part in (
+        "100 sent",
+        "100 in, 90 out, 10 dropped",
+        "10.00 per second",
+        "p95 ms",
+        "network",
+        "end to end",
+        "bag: out/demo",
+    ):
+        assert part in text
+    assert "the model is busy" in text
+    assert "cam_front" in text  # frames were dropped, so cameras are listed
+
+
+def test_live_view_can_be_drawn_in_a_narrow_terminal() -> None:
+    console = Console(width=40, record=True, file=io.StringIO())
+    console.print(live_view(filled().summary("sim:seed=1"), 12.0, note="page: http://127.0.0.1:8080/"))
+    assert "network" in console.export_text()
