@@ -1,0 +1,1 @@
+"""ROS package of bevstack: no logic here, see the Python package bevstack."""
