@@ -90,9 +90,10 @@ class Parameters:
         self._values: dict[str, Any] = {}
         self._on_change = on_change
         for spec in specs:
-            value = node.declare_parameter(spec.name, spec.default, spec.descriptor()).value
+            # rcl takes an empty list for bytes: one empty string stands for no names.
+            default = [""] if spec.default == [] else spec.default
+            value = node.declare_parameter(spec.name, default, spec.descriptor()).value
             if isinstance(spec.default, list):
-                # A list of one empty string stands for an empty list, whose type YAML and rcl cannot tell.
                 value = [entry for entry in value or [] if entry]
             problem = spec.problem(value)
             if problem:
