@@ -64,11 +64,9 @@ class Drive:
         self.state.set_truth(stamp, self.boxes)
         self.state.set_boxes(stamp, self.boxes)
         stages = (("decode", 12.0), ("network", 80.0), ("nms", 3.0))
-        counts, none = dict.fromkeys(self.rig, self.count), dict.fromkeys(self.rig, 0)
+        counts, drops = dict.fromkeys(self.rig, self.count), dict.fromkeys(self.rig, 0)
         self.state.set_status(
-            Status(
-                stamp, "fastbev-nano", "onnx", self.count, self.count, 0, 0.0, stages, 101.0, counts, dict.fromkeys(counts, 0)
-            )
+            Status(stamp, "fastbev-nano", "onnx", self.count, self.count, 0, 0.0, stages, 101.0, counts, drops)
         )
 
 
