@@ -1,8 +1,9 @@
 """Simulated drives: a seeded street world, seen by a rig, with the truth."""
 
+from .bag import truth_json, write_bag
 from .drive import MIN_VISIBLE_PIXELS, TRUTH_RANGE, SimulatedDrive
 from .rig import nuscenes_rig
 from .styles import STYLES, Style
 from .world import World
 
-__all__ = ["MIN_VISIBLE_PIXELS", "STYLES", "TRUTH_RANGE", "SimulatedDrive", "Style", "World", "nuscenes_rig"]
+__all__ = ["MIN_VISIBLE_PIXELS", "STYLES", "TRUTH_RANGE", "SimulatedDrive", "Style", "World", "nuscenes_rig", "truth_json", "write_bag"]

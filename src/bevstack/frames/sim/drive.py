@@ -81,7 +81,8 @@ class SimulatedDrive:
         self._jpeg, self._quality, self._noise = jpeg, int(jpeg_quality), noise
         self._reference = "cam_front" if "cam_front" in self.cameras else next(iter(self.cameras))
         lag = STAGGER_MS.get(self._reference, 0.0)
-        self._lag_ns = {n: round(1e6 * (STAGGER_MS.get(n, 0.0) - lag)) if stagger else 0 for n in self.cameras}
+        #: Nanoseconds after the instant at which each camera exposes.
+        self.lags = {n: round(1e6 * (STAGGER_MS.get(n, 0.0) - lag)) if stagger else 0 for n in self.cameras}
         self._renderer = Renderer(self.world)
         self._closed = False
 
@@ -91,7 +92,8 @@ class SimulatedDrive:
         """Time in the world. It starts 0.1 s late, so that cameras that expose before the reference have a past."""
         return (stamp - self.start_stamp) * 1e-9 + 0.1
 
-    def _stamp(self, t: float) -> int:
+    def stamp(self, t: float) -> int:
+        """Nanoseconds of the instant ``t`` seconds after the start."""
         return self.start_stamp + round(t * 1e9)
 
     def ego_pose(self, stamp: int) -> Matrix:
@@ -103,7 +105,7 @@ class SimulatedDrive:
     def truth_with_visibility(self, t: float) -> tuple[Boxes3D, NDArray[np.int64]]:
         """True boxes ``t`` seconds after the start, and (N,) the pixels in which each is seen, scaled to 1600-wide images."""
         world = self.world
-        seconds = self._seconds(self._stamp(t))
+        seconds = self._seconds(self.stamp(t))
         states, velocity = world.item_states(seconds)
         T = world.ego_pose(seconds)
         centre = np.column_stack([states[:, :2], 0.5 * world.size[:, 2]])
@@ -161,9 +163,9 @@ class SimulatedDrive:
                 Cameras with the name of one of the rig's are drawn as a downscaled image of that one would look.
             stagger: expose the cameras one after the other, as ``instant`` does; otherwise all at ``t``.
         """
-        stamp = self._stamp(t)
+        stamp = self.stamp(t)
         return {
-            name: self._image(camera, stamp + (self._lag_ns.get(name, 0) if stagger else 0), noise and self._noise)
+            name: self._image(camera, stamp + (self.lags.get(name, 0) if stagger else 0), noise and self._noise)
             for name, camera in (cameras or self.cameras).items()
         }
 
@@ -182,8 +184,8 @@ class SimulatedDrive:
         """The whole rig ``t`` seconds after the start (0 <= t <= duration), with truth."""
         if not 0.0 <= t <= self.duration:
             raise SourceError(f"simulated drive: no instant at {t} s; the drive lasts {self.duration} s")
-        stamp = self._stamp(t)
-        frames = {name: self._frame(name, stamp + self._lag_ns[name]) for name in self.cameras}
+        stamp = self.stamp(t)
+        frames = {name: self._frame(name, stamp + self.lags[name]) for name in self.cameras}
         return FrameSet(stamp, frames, self.ego_pose(stamp), self.truth(t))
 
     def times(self) -> NDArray[np.float64]:
@@ -198,7 +200,7 @@ class SimulatedDrive:
 
     def frames(self) -> Iterator[Frame]:
         """All frames in the order of their stamps."""
-        plan = [(self._stamp(float(t)) + lag, name) for t in self.times() for name, lag in self._lag_ns.items()]
+        plan = [(self.stamp(float(t)) + lag, name) for t in self.times() for name, lag in self.lags.items()]
         for stamp, name in sorted(plan):
             if self._closed:
                 return

@@ -292,8 +292,8 @@ def _beam(headlight, ego, ec, es, gx, gy):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _background_row(  # type: ignore[no-untyped-def]
-    y, x0, x1, rays, origin, shade, ground, levels, texel, extent, ground_light, dimming, headlight, ego, sky_low, sky_top, clouds, cloud_map,
-    fog2, grain, row,
+    y, x0, x1, rays, origin, shade, ground, levels, texel, extent, ground_light, dimming, headlight, lamps, ego, sky_low, sky_top, clouds,
+    cloud_map, fog2, grain, row,
 ):  # fmt: skip
     """Ground or sky at the pixels x0 .. x1 - 1 of row y into ``row`` (W, 3). Between the ends, ground coordinates are linear."""
     middle = 0.5 * (x0 + x1 - 1)
@@ -378,19 +378,24 @@ def _background_row(  # type: ignore[no-untyped-def]
             row[x, 2] *= k
     if headlight > 0.0:
         ec, es = math.cos(ego[2]), math.sin(ego[2])
+        cells = len(lamps)
         for x in range(x0, x1):
-            beam = _beam(headlight, ego, ec, es, gx + (x - x0) * sx, gy + (x - x0) * sy)
-            if beam > 0.0:
-                k = np.float32(math.sqrt(1.0 + beam / ground_light[1]))
-                row[x, 0] = (row[x, 0] - f0) * k + f0
-                row[x, 1] = (row[x, 1] - f1) * k + f1
-                row[x, 2] = (row[x, 2] - f2) * k + f2
+            px, py = gx + (x - x0) * sx, gy + (x - x0) * sy
+            beam = _beam(headlight, ego, ec, es, px, py)
+            cx, cy = (px / extent + 0.5) * cells - 0.5, (py / extent + 0.5) * cells - 0.5
+            ix, iy = min(max(int(cx), 0), cells - 2), min(max(int(cy), 0), cells - 2)
+            wx, wy = min(max(cx - ix, 0.0), 1.0), min(max(cy - iy, 0.0), 1.0)
+            lamp = (1 - wy) * ((1 - wx) * lamps[iy, ix] + wx * lamps[iy, ix + 1]) + wy * ((1 - wx) * lamps[iy + 1, ix] + wx * lamps[iy + 1, ix + 1])
+            if beam + lamp > 0.003:
+                row[x, 0] = (row[x, 0] - f0) * np.float32(math.sqrt(1.0 + (beam + lamp) / ground_light[0])) + f0
+                row[x, 1] = (row[x, 1] - f1) * np.float32(math.sqrt(1.0 + (0.97 * beam + 0.85 * lamp) / ground_light[1])) + f1
+                row[x, 2] = (row[x, 2] - f2) * np.float32(math.sqrt(1.0 + (0.9 * beam + 0.6 * lamp) / ground_light[2])) + f2
 
 
 @_compiled
 def shade_pixels(  # type: ignore[no-untyped-def]
     rays, origin, ss, zbuf, pid, shade, lit, bay, active_quad, active_item, kind, ground, levels, texel, extent, ground_light, dimming,
-    headlight, ego, sky_low, sky_top, glass, clouds, cloud_map, fog, grain, lit_windows, tone, out,
+    headlight, lamps, ego, sky_low, sky_top, glass, clouds, cloud_map, fog, grain, lit_windows, tone, out,
 ):  # fmt: skip
     """Final colour of every pixel, (H, W, 3) uint8. Works on square roots of radiance, as the ground map is coded.
 
@@ -399,6 +404,7 @@ def shade_pixels(  # type: ignore[no-untyped-def]
         zbuf, pid: (ss H, ss W) object layer. ``shade``: (H, W) shadow on the ground. ``lit``: colours of the active quads.
         ground, levels: mip chain, one uint32 (red, green, blue from the low byte) per texel. ``ground_light``: (3,) light on the
             ground. ``dimming``: (256,) root of the share of light that a shadow value leaves.
+        lamps: (C, C) light of the street lamps on the ground, over the same square as the ground map.
         fog: 1/metres; contrast falls to a half at 1/fog. ``tone``: table from square-root radiance 0..2 to grey level.
     """
     height, width = shade.shape
@@ -434,8 +440,8 @@ def shade_pixels(  # type: ignore[no-untyped-def]
                 if (rays[2, 0] * x + base < -1e-4) != (rays[2, 0] * (end - 1) + base < -1e-4):
                     end = x + 1
             _background_row(
-                y, x, end, rays, origin, shade, ground, levels, texel, extent, ground_light, dimming, headlight, ego, sky_low, sky_top, clouds,
-                cloud_map, fog2, grain, row,
+                y, x, end, rays, origin, shade, ground, levels, texel, extent, ground_light, dimming, headlight, lamps, ego, sky_low, sky_top,
+                clouds, cloud_map, fog2, grain, row,
             )  # fmt: skip
             x = end
         last = -1
@@ -518,3 +524,39 @@ def count_items(pid, zbuf, active_item, counts):  # type: ignore[no-untyped-def]
         for x in range(width):
             if zbuf[y, x] > 0.0:
                 counts[active_item[pid[y, x]]] += 1
+
+
+@_compiled
+def draw_glow(n, rotation, origin, fx, fy, cx, cy, ss, active_quad, active_item, states, quads, glow, pid, zbuf, strength, image):  # type: ignore[no-untyped-def]
+    """Adds a soft halo around each visible lamp to ``image`` (H, W, 3) uint8; (fx .. cy) are the intrinsics in pixels."""
+    height, width, _ = image.shape
+    for k in range(n):
+        q, item = active_quad[k], active_item[k]
+        peak = max(glow[q, 0], glow[q, 1], glow[q, 2])
+        if peak < 0.3:
+            continue
+        c, s = math.cos(states[item, 2]), math.sin(states[item, 2])
+        lx = 0.25 * (quads[q, 0, 0] + quads[q, 1, 0] + quads[q, 2, 0] + quads[q, 3, 0])
+        ly = 0.25 * (quads[q, 0, 1] + quads[q, 1, 1] + quads[q, 2, 1] + quads[q, 3, 1])
+        wx, wy = c * lx - s * ly + states[item, 0] - origin[0], s * lx + c * ly + states[item, 1] - origin[1]
+        wz = 0.25 * (quads[q, 0, 2] + quads[q, 1, 2] + quads[q, 2, 2] + quads[q, 3, 2]) - origin[2]
+        z = rotation[2, 0] * wx + rotation[2, 1] * wy + rotation[2, 2] * wz
+        if z < 0.5:
+            continue
+        u = fx * (rotation[0, 0] * wx + rotation[0, 1] * wy + rotation[0, 2] * wz) / z + cx
+        v = fy * (rotation[1, 0] * wx + rotation[1, 1] * wy + rotation[1, 2] * wz) / z + cy
+        ix, iy = math.floor(u + 0.5), math.floor(v + 0.5)
+        if ix < 0 or iy < 0 or ix >= width or iy >= height:
+            continue
+        # Hidden lamps have no halo.
+        if zbuf[iy * ss, ix * ss] == 0.0 or active_item[pid[iy * ss, ix * ss]] != item:
+            continue
+        radius = min(0.12 * width, 0.004 * width + fx * (0.45 if peak < 1.5 else 0.9) / z)
+        reach = math.ceil(radius)
+        for y in range(max(0, iy - reach), min(height, iy + reach + 1)):
+            for x in range(max(0, ix - reach), min(width, ix + reach + 1)):
+                d2 = ((x - u) ** 2 + (y - v) ** 2) / (radius * radius)
+                if d2 < 1.0:
+                    k2 = strength * (1.0 - d2) ** 3
+                    for j in range(3):
+                        image[y, x, j] = np.uint8(min(255.0, image[y, x, j] + k2 * math.sqrt(glow[q, j])))

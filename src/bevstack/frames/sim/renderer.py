@@ -48,20 +48,21 @@ class Renderer:
         self._grain = rng.normal(0, 1, (512, 512)).astype(np.float32)
         self._tiles: dict[tuple[int, int, float], NDArray[np.int16]] = {}
         self._extent = _shadow_extents(world)
-        self._item_light = _lamp_light(world)
+        self._lamps = _lamp_light(world)
+        self._exposure_time = {"day": 0.006, "dusk": 0.014, "night": 0.022}[style.light]
         total = len(world.quads)
         self._active_quad = np.empty(total, np.int64)
         self._active_item = np.empty(total, np.int64)
         self._lit = np.empty((total, 3), np.float32)
         self._bay = np.empty((total, 3), np.float32)
-        self._last: tuple[float, NDArray[np.float64], Matrix] | None = None
+        self._last: tuple[float, NDArray[np.float64], Matrix, float] | None = None
         self._buffers: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.int32]]] = {}
 
-    def _states(self, t: float) -> tuple[NDArray[np.float64], Matrix]:
-        """Items and ego pose at ``t``; the last answer is kept, for rigs whose cameras expose together."""
+    def _states(self, t: float) -> tuple[NDArray[np.float64], Matrix, float]:
+        """Items, ego pose and yaw rate at ``t``; the last answer is kept, for rigs whose cameras expose together."""
         if self._last is None or self._last[0] != t:
-            self._last = (t, self.world.item_states(t)[0], self.world.ego_pose(t))
-        return self._last[1], self._last[2]
+            self._last = (t, self.world.item_states(t)[0], self.world.ego_pose(t), self.world.ego_yaw_rate(t))
+        return self._last[1], self._last[2], self._last[3]
 
     def _layers(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         if (height, width) not in self._buffers:
@@ -118,7 +119,7 @@ class Renderer:
             blur: standard deviation of the lens blur, pixels of this image.
         """
         world, style = self.world, self.world.style
-        states, T_world_ego = self._states(t)
+        states, T_world_ego, yaw_rate = self._states(t)
         rotation, origin, order, (fx, fy, cx, cy) = self._view(camera, T_world_ego, states, ss, phase, far)
         zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
         n = raster.draw_quads(
@@ -133,18 +134,28 @@ class Renderer:
             float(self._shift[0]), float(self._shift[1]), self._sun_shade, 150.0, shade,
         )  # fmt: skip
         ego = np.array([T_world_ego[0, 3], T_world_ego[1, 3], yaw_of(T_world_ego)])
+        at = np.clip((states[:, :2] + EXTENT / 2).astype(np.int64), 0, len(self._lamps) - 1)
+        item_light = self._lamps[at[:, 1], at[:, 0]].astype(np.float64)
         raster.light_quads(
             n, self._active_quad, self._active_item, states, world.normal, world.color, world.glow, world.kind, origin, self._sun, self._sun_color,
-            self._ambient, 0.25 * float(self._ground_light.mean()), self._item_light, self._headlight, ego, self._lit, self._bay,
+            self._ambient, 0.25 * float(self._ground_light.mean()), item_light, self._headlight, ego, self._lit, self._bay,
         )  # fmt: skip
         rays = rotation.T @ np.linalg.inv(camera.K)
         rays[:, 2] += rays[:, 0] * phase[0] + rays[:, 1] * phase[1]
         out = np.empty((camera.height, camera.width, 3), np.uint8)
         raster.shade_pixels(
             rays, origin, ss, zbuf, pid, shade, self._lit, self._bay, self._active_quad, self._active_item, world.kind, world.ground,
-            world.ground_levels, TEXEL, EXTENT, self._ground_light, self._dimming, self._headlight, ego, self._sky_low, self._sky_top, self._glass,
+            world.ground_levels, TEXEL, EXTENT, self._ground_light, self._dimming, self._headlight, self._lamps, ego, self._sky_low, self._sky_top, self._glass,
             style.clouds, self._clouds, 1.0 / style.visibility, self._grain, self._lit_windows, self._tone, out,
         )  # fmt: skip
+        if style.light != "day":
+            raster.draw_glow(
+                n, rotation, origin, K[0, 0], K[1, 1], K[0, 2] - phase[0], K[1, 2] - phase[1], ss, self._active_quad, self._active_item, states,
+                world.quads, world.glow, pid, zbuf, 110.0 if style.light == "night" else 50.0, out,
+            )  # fmt: skip
+        smear = round(abs(yaw_rate) * self._exposure_time * K[0, 0])
+        if smear > 1:  # the rig turns while the shutter is open
+            out = cv2.blur(out, (smear, 1))  # type: ignore[assignment]
         if blur > 0.15:
             side = 3 if blur < 0.7 else 2 * round(2 * blur) + 1
             out = cv2.GaussianBlur(out, (side, side), blur)  # type: ignore[assignment]
@@ -158,7 +169,7 @@ class Renderer:
     def item_mask(self, camera: Camera, t: float, *, ss: int = 1) -> NDArray[np.int32]:
         """(ss H, ss W) index of the item that is seen at each sample, -1 where ground or sky is."""
         world = self.world
-        states, T = self._states(t)
+        states, T, _ = self._states(t)
         rotation, origin, order, k = self._view(camera, T, states, ss, (0.0, 0.0), 260.0)
         zbuf, pid = self._layers(camera.height * ss, camera.width * ss)
         raster.draw_quads(
@@ -170,7 +181,7 @@ class Renderer:
     def visible(self, cameras: list[Camera], t: float) -> NDArray[np.int64]:
         """(M,) number of pixels, over all cameras, in which each item is seen at ``t`` seconds."""
         world = self.world
-        states, T = self._states(t)
+        states, T, _ = self._states(t)
         counts = np.zeros(len(states), np.int64)
         for camera in cameras:
             rotation, origin, order, k = self._view(camera, T, states, 1, (0.0, 0.0), 75.0)
@@ -210,11 +221,17 @@ def _shadow_extents(world: World) -> NDArray[np.float64]:
     return extent
 
 
-def _lamp_light(world: World) -> NDArray[np.float64]:
-    """(M,) light of the street lamps at each resting item."""
-    light = np.zeros(len(world.rest))
-    if world.style.light == "day" or len(world.lamps) == 0:
+def _lamp_light(world: World) -> NDArray[np.float32]:
+    """(400, 400) light of the street lamps on the ground, one cell per metre, row 0 at y = -EXTENT/2."""
+    cells = int(EXTENT)
+    light = np.zeros((cells, cells), np.float32)
+    if world.style.light == "day":
         return light
-    d2 = ((world.rest[:, None, :2] - world.lamps[None]) ** 2).sum(-1)
-    strength = 0.5 if world.style.light == "night" else 0.12
-    return np.asarray(strength * np.exp(-d2 / 81.0).sum(1))
+    strength = 0.4 if world.style.light == "night" else 0.15
+    offsets = np.arange(-24, 25)
+    spot = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / 60.0).astype(np.float32)
+    for x, y in world.lamps:
+        column, row = int(x + EXTENT / 2), int(y + EXTENT / 2)
+        if 24 <= column < cells - 25 and 24 <= row < cells - 25:
+            light[row - 24 : row + 25, column - 24 : column + 25] += strength * spot
+    return light

@@ -153,9 +153,9 @@ class Trajectories:
             16,
         )
 
-    def at(self, t: float) -> tuple[F64, F64, F64]:
+    def at(self, t: float, agents: slice = slice(None)) -> tuple[F64, F64, F64]:
         """Position (N, 2), yaw (N,), velocity (N, 2) at ``t`` seconds in the world frame; clamped to the simulated span."""
-        states = self.states
+        states = self.states[:, agents]
         f = min(max(t / STEP, 0.0), len(states) - 1.001)
         k = int(f)
         u = f - k

@@ -21,7 +21,7 @@ I64 = NDArray[np.int64]
 EGO_SIZE = (4.1, 1.75, 1.6)  # a compact car; it is never drawn
 REAR_AXLE = 1.0  # metres from the rear bumper's inside to the ego origin
 
-_PARKED = {"car": 1.0, "truck": 0.16, "trailer": 0.16, "bus": 0.1, "motorcycle": 0.0}
+_PARKED = {"car": 1.0, "truck": 0.18, "trailer": 0.22, "bus": 0.14, "motorcycle": 0.0}
 _DRIVING = {"car": 1.0, "truck": 0.2, "bus": 0.18, "trailer": 0.0, "motorcycle": 0.2, "bicycle": 0.24, "construction_vehicle": 0.06}
 
 
@@ -255,7 +255,7 @@ class World:
                         for k in range(int(rng.integers(1, 4))):
                             x, y, yaw = self._place(axis, walk + side * rng.uniform(0, 0.5), q + 1.0 * k, toward)
                             self._draw(items, rng, label, (x, y, yaw + np.pi / 2 + rng.normal(0, 0.2)))
-                for _ in range(rng.poisson(0.9 * style.people * self._weights["pedestrian"] * self.density)):
+                for _ in range(rng.poisson(0.7 * style.people * self._weights["pedestrian"] * self.density)):
                     x, y, yaw = self._place(axis, centre + side * (road.half + rng.uniform(0.5, PAVEMENT + 0.5)), rng.uniform(a, b))
                     self._draw(items, rng, "pedestrian", (x, y, float(rng.uniform(-np.pi, np.pi))))
 
@@ -337,7 +337,7 @@ class World:
             number = agent(path, VEHICLE, s, float(v), size)
             items.add(mesh, (0.0, 0.0, 0.0), label=DETECTION_CLASSES.index(label), size=size, agent=number)
         people = style.people * self.density * self._weights["pedestrian"]
-        for _ in range(int(110 * people)):
+        for _ in range(int(85 * people)):
             i, j = int(rng.integers(nx - 1)), int(rng.integers(ny - 1))
             path = layout.block_walk(i, j, bool(rng.random() < 0.5), float(rng.uniform(0.7, PAVEMENT - 0.4)))
             s = float(rng.uniform(0, path.length))
@@ -346,7 +346,7 @@ class World:
                 size, mesh = shapes.build("pedestrian", rng)
                 number = agent(path, WALKER, s + 0.95 * k, v, size)
                 items.add(mesh, (0.0, 0.0, 0.0), label=DETECTION_CLASSES.index("pedestrian"), size=size, agent=number)
-        for _ in range(int(26 * people)):
+        for _ in range(int(22 * people)):
             path = layout.crossing_walk(int(rng.integers(nx)), int(rng.integers(ny)), int(rng.integers(4)), float(rng.uniform(-1.2, 1.2)))
             size, mesh = shapes.build("pedestrian", rng)
             number = agent(path, WALKER, float(rng.uniform(0, path.length)), float(rng.uniform(0.8, 1.6)), size)
@@ -386,9 +386,14 @@ class World:
         states[moving, :2], states[moving, 2], velocity[moving] = p[index], yaw[index], v[index]
         return states, velocity
 
+    def ego_yaw_rate(self, t: float) -> float:
+        """Radians per second, anticlockwise."""
+        before, after = self.motion.at(t - 0.03, slice(0, 1))[1][0], self.motion.at(t + 0.03, slice(0, 1))[1][0]
+        return float(np.arctan2(np.sin(after - before), np.cos(after - before)) / 0.06)
+
     def ego_pose(self, t: float) -> Matrix:
         """T_world_ego (4, 4): the rear axle on the ground, at ``t`` seconds."""
-        p, yaw, _ = self.motion.at(t)
+        p, yaw, _ = self.motion.at(t, slice(0, 1))
         back = 0.5 * EGO_SIZE[0] - REAR_AXLE
         heading = np.array([np.cos(yaw[0]), np.sin(yaw[0])])
         x, y = p[0] - back * heading
