@@ -266,7 +266,7 @@ def set_bytes(message: Message, data: NDArray[np.uint8]) -> None:
         from array import array
 
         buffer = array("B")
-        buffer.frombytes(memoryview(data).cast("B"))
+        buffer.frombytes(data.tobytes())
         message.data = buffer
     else:
         message.data = data

@@ -18,8 +18,9 @@ Value = bool | int | float | str | list[str]
 Kind = Literal["str", "int", "float", "bool", "list"]
 
 DEFAULT_CAMERAS = "cam_front,cam_front_right,cam_front_left,cam_back,cam_back_left,cam_back_right"
-# What a recorder takes unless told otherwise: all topics but uncompressed images, which fill a disk in minutes.
-RAW_IMAGES = r".*/image_(raw|rect|rect_color|color|mono)$"
+# What a recorder leaves out unless told otherwise: uncompressed images, which fill a disk in minutes, and debug images, which
+# are only drawn when somebody listens.
+NOT_RECORDED = r".*/image_(raw|rect|rect_color|color|mono)|.*/debug/image_[^/]+/compressed"
 
 
 class LaunchError(BevstackError):

@@ -15,7 +15,7 @@ def describe_launch(graph: Graph, folder: Path) -> Any:
         graph: what to launch.
         folder: of the launch file; parameter and rviz files beside it become the defaults of their arguments.
     """
-    from launch import LaunchDescription
+    from launch import LaunchDescription  # type: ignore[attr-defined]
     from launch.actions import DeclareLaunchArgument, OpaqueFunction
     from launch.substitutions import LaunchConfiguration
 

@@ -106,17 +106,17 @@ PARAMETERS: tuple[Spec, ...] = (
 )
 
 
-def load_model(model: str, engine: str) -> Model:
-    """Fast-BEV from bundled weights (a name) or a weights file (a path).
+def load_model(model: str, engine: str, cameras: Sequence[str] = ()) -> Model:
+    """Fast-BEV from bundled weights (a name) or a weights file (a path), for these cameras.
 
     Raises:
         BevstackError: no such weights, a damaged or foreign checkpoint, an engine that is not there.
     """
-    from bevstack.bev import FastBEV
-    from bevstack.bev.weights import find_weights
+    from bevstack.bev import CAMERA_ORDER, FastBEV
 
-    path = Path(model) if Path(model).suffix or "/" in model else find_weights(model)
-    return FastBEV(path, engine=engine)
+    # The standard names have their own places in the network; others take theirs in the order of the configuration.
+    order = None if set(cameras) <= set(CAMERA_ORDER) else cameras
+    return FastBEV(model, engine="torch" if engine == "torch" else "onnx", cameras=order)
 
 
 class BevNode(LifecycleNode):
@@ -220,7 +220,7 @@ class BevNode(LifecycleNode):
                 known = parse_entry(name, {"camera_info_url": p["camera_info_url"].format(camera=name)})
                 mounted = fallback.get(name)
                 fallback[name] = replace(known, T_ego_camera=mounted.T_ego_camera) if mounted is not None else known
-        self._model = self._given_model or load_model(p["model"], p["engine"])
+        self._model = self._given_model or load_model(p["model"], p["engine"], self.cameras)
         self._rig = Rig(
             self.cameras,
             self._buffer,
@@ -269,7 +269,7 @@ class BevNode(LifecycleNode):
             on_problem=self._note,
             poses=self._poses,
             workers=p["decode_workers"],
-            image_filter=getattr(self._model, "image_filter", "area"),
+            image_filter=getattr(getattr(self._model, "config", None), "resize_filter", "area"),
         )
         self._active = True
         qos = sensor_qos(p["image_reliability"], p["image_depth"])

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from bevstack.errors import BevstackError
 from bevstack.frames.decode import decode
+from bevstack.frames.sim import SimulatedDrive
 from bevstack.frames.source import Source, open_source
 from bevstack.frames.types import Frame
 from bevstack.geometry import Camera
 from bevstack.ros import convert
-from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, Image, Message, PipelineStatus
+from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, Detection3DArray, Image, Message, PipelineStatus
 from bevstack.ros.runtime import Node, QoSProfile, tf2
 
 from .main import run_node
@@ -52,6 +53,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("publish_tf", True, "publish mounting and ego motion"),
     Spec("base_frame", "base_link", "ego frame"),
     Spec("odom_frame", "odom", "frame in which ego motion is given"),
+    Spec("truth_topic", "", "publish true boxes here, where the source knows them (the simulated drive); empty: do not"),
     Spec("publish_clock", False, "publish exposure stamps on /clock, for use_sim_time"),
     Spec("wait_for_subscribers", 0, "start when each image topic has this many subscribers", low=0, high=100),
     Spec("wait_timeout", 30.0, "seconds after which it starts without them", low=0.0, high=3600.0),
@@ -103,6 +105,9 @@ class CameraNode(Node):
         self._tf_static = tf2.StaticTransformBroadcaster(self)
         self._last_pose: int | None = None
         self._clock_out = self.create_publisher(Clock, "/clock", QoSProfile(depth=1)) if p["publish_clock"] else None
+        self._truth = (
+            self.create_publisher(Detection3DArray, p["truth_topic"], QoSProfile(depth=10)) if p["truth_topic"] else None
+        )
         self._end = self.create_publisher(Bool, "~/end_of_source", latched_qos())
         if self._lockstep:
             self.create_subscription(PipelineStatus, p["status_topic"], self._on_status, QoSProfile(depth=10))
@@ -232,6 +237,7 @@ class CameraNode(Node):
                 return
             self._send(frame, stamp, image, encoded)
             if reference:
+                self._send_truth(frame, stamp)
                 self.instants_sent += 1
                 if self._lockstep:
                     with self._answered:
@@ -262,6 +268,12 @@ class CameraNode(Node):
         if raw is not None and image is not None:
             raw.publish(convert.image_from_rgb(image, stamp, optical_frame(name)))
         self.frames_sent += 1
+
+    def _send_truth(self, frame: Frame, stamp: int) -> None:
+        """True boxes at the reference camera's exposure."""
+        if self._truth is not None and isinstance(self._source, SimulatedDrive):
+            boxes = self._source.truth((frame.stamp - self._source.stamp(0.0)) / 1e9)
+            self._truth.publish(convert.detections_from_boxes(boxes, stamp, self._p["base_frame"]))
 
     def _place(self, cameras: dict[str, Camera]) -> None:
         """Publish where the cameras are mounted."""

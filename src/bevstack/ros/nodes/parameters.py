@@ -106,7 +106,7 @@ class Parameters:
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
-    def _check(self, changes: Sequence[Parameter]) -> SetParametersResult:
+    def _check(self, changes: Sequence[Parameter]) -> Any:  # rcl_interfaces/SetParametersResult
         for change in changes:
             spec = self._specs.get(change.name)
             if spec is None:

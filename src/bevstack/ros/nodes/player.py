@@ -61,7 +61,7 @@ class PlayerNode(Node):
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         names = self._chosen(p)
-        remap = dict(self._remaps(p["remap"]))
+        remap = dict(self._renamings(p["remap"]))
         self._out: dict[str, Any] = {}
         self._latched: set[str] = set()
         for name in names:
@@ -93,7 +93,7 @@ class PlayerNode(Node):
         return [name for name in self._reader.topics if (not p["topics"] or name in p["topics"]) and name not in skipped]
 
     @staticmethod
-    def _remaps(entries: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def _renamings(entries: Sequence[str]) -> Iterator[tuple[str, str]]:
         for entry in entries:
             source, separator, target = entry.partition(":=")
             if not separator or not source or not target:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from bevstack.errors import BevstackError
-from bevstack.ros.graph import RAW_IMAGES
+from bevstack.ros.graph import NOT_RECORDED
 from bevstack.ros.interfaces import DiagnosticStatus
 from bevstack.ros.runtime import (
     DurabilityPolicy,
@@ -33,7 +33,7 @@ from .parameters import Parameters, Spec
 PARAMETERS: tuple[Spec, ...] = (
     Spec("path", "", "folder to create; empty: rosbag2_<date>_<time> here"),
     Spec("topics", [], "record only these topics; empty: all"),
-    Spec("exclude", RAW_IMAGES, "regular expression of topics that are left out (where topics is empty)"),
+    Spec("exclude", NOT_RECORDED, "regular expression of topics that are left out (where topics is empty)"),
     Spec("split_megabytes", 0, "start a new file at this size; 0: never", low=0, high=1_000_000),
     Spec("split_seconds", 0.0, "start a new file after this time; 0: never", low=0.0, high=86400.0),
     Spec("queue_megabytes", 256, "most data waiting for the disk; more is dropped and counted", low=1, high=65536),
@@ -76,7 +76,7 @@ class RecorderNode(Node):
         self._refused: set[str] = set()
         self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
         self._waiting = 0
-        self._lock = threading.Lock()
+        self._count_lock = threading.Lock()
         self._busy = False
         self._last_header = 0
         self._headed: dict[str, bool] = {}
@@ -156,13 +156,13 @@ class RecorderNode(Node):
         stamp = self.get_clock().now().nanoseconds
         if self._p["timestamps"] == "header":
             if self._headed[topic] and len(raw) >= 12:
-                order = "little" if raw[1] & 1 else "big"
+                order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
                 own = int.from_bytes(raw[4:8], order, signed=True) * 1_000_000_000 + int.from_bytes(raw[8:12], order)
                 self._last_header = max(self._last_header, own)
                 stamp = own or stamp
             else:
                 stamp = self._last_header or stamp
-        with self._lock:
+        with self._count_lock:
             if self._waiting + len(raw) > int(self._p["queue_megabytes"]) << 20:
                 self.dropped += 1
                 self.get_logger().warning(
@@ -183,7 +183,7 @@ class RecorderNode(Node):
                 return
             topic, stamp, raw = item
             if self.reason:
-                with self._lock:
+                with self._count_lock:
                     self._waiting -= len(raw)
                 continue
             self._busy = True
@@ -195,7 +195,7 @@ class RecorderNode(Node):
             except (BevstackError, OSError) as error:
                 self._stop(str(error))
             finally:
-                with self._lock:
+                with self._count_lock:
                     self._waiting -= len(raw)
                 self._busy = False
 
