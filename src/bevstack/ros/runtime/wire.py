@@ -65,6 +65,12 @@ class WriterHandle(Protocol):
 
     def remote_readers(self) -> int: ...
 
+    def assert_liveliness(self) -> None:
+        """Says that this writer is alive (manual liveliness)."""
+
+    def wait_for_acknowledgements(self, timeout_ns: int) -> bool:
+        """Whether all remote reliable readers have everything, after at most that long."""
+
     def close(self) -> None: ...
 
 
@@ -154,6 +160,10 @@ class Wire(Protocol):
 
     def count_subscribers(self, topic: str) -> int: ...
 
+    def count_services(self, service: str) -> int: ...
+
+    def count_clients(self, service: str) -> int: ...
+
     def on_graph_change(self, callback: Callable[[], None]) -> None:
         """Adds a callback for any change of the remote graph."""
 
@@ -176,6 +186,12 @@ class _NullEndpoint:
 
     def remote_readers(self) -> int:
         return 0
+
+    def assert_liveliness(self) -> None:
+        """Nobody watches."""
+
+    def wait_for_acknowledgements(self, timeout_ns: int) -> bool:
+        return True
 
     def remote_writers(self) -> int:
         return 0
@@ -250,6 +266,12 @@ class NullWire:
         return 0
 
     def count_subscribers(self, topic: str) -> int:
+        return 0
+
+    def count_services(self, service: str) -> int:
+        return 0
+
+    def count_clients(self, service: str) -> int:
         return 0
 
     def on_graph_change(self, callback: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from bevstack.ros.runtime.dds.config import configuration
 from bevstack.ros.runtime.dds.endpoints import Reader, Writer, _guid
 from bevstack.ros.runtime.dds.graph import Graph
 from bevstack.ros.runtime.dds.loop import Loop, check
-from bevstack.ros.runtime.dds.names import topic_name
+from bevstack.ros.runtime.dds.names import reply_name, request_name, topic_name
 from bevstack.ros.runtime.dds.services import ServiceClient, ServiceServer
 from bevstack.ros.runtime.hashes import type_hash
 from bevstack.ros.runtime.qos import QoSProfile
@@ -156,6 +156,12 @@ class DdsWire:
 
     def count_subscribers(self, topic: str) -> int:
         return sum(1 for end in self.graph.readers() if end.topic == topic_name(topic))
+
+    def count_services(self, service: str) -> int:
+        return sum(1 for end in self.graph.writers() if end.topic == reply_name(service))
+
+    def count_clients(self, service: str) -> int:
+        return sum(1 for end in self.graph.writers() if end.topic == request_name(service))
 
     def on_graph_change(self, callback: Callable[[], None]) -> None:
         self.graph.on_change(callback)

@@ -62,14 +62,14 @@ class MutuallyExclusiveCallbackGroup(CallbackGroup):
         with self._lock:
             return self._active_entity is None
 
-    def beginning_execution(self, entity: Any):  # type: ignore[no-untyped-def]
+    def beginning_execution(self, entity: Any) -> bool:
         with self._lock:
             if self._active_entity is None:
                 self._active_entity = entity
                 return True
             return False
 
-    def ending_execution(self, entity: Any):  # type: ignore[no-untyped-def]
+    def ending_execution(self, entity: Any) -> None:
         with self._lock:
             assert self._active_entity is entity
             self._active_entity = None

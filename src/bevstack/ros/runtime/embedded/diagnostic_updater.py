@@ -26,8 +26,6 @@ STALE: bytes = DiagnosticStatus.STALE
 class DiagnosticStatusWrapper(DiagnosticStatus):
     """A diagnostic_msgs/msg/DiagnosticStatus that is easier to fill."""
 
-    __slots__ = ()
-
     def __init__(self, *args: Any, **kwds: Any) -> None:
         super().__init__(*args, **kwds)
 
@@ -50,7 +48,8 @@ class DiagnosticStatusWrapper(DiagnosticStatus):
 
     def add(self, key: str, val: Any) -> None:
         """Add a value; it is turned into text."""
-        self.values = [*self.values, KeyValue(key=key, value=str(val))]
+        status: Any = self
+        status.values = [*status.values, KeyValue(key=key, value=str(val))]
 
 
 def _level_and_message(args: tuple[Any, ...]) -> tuple[bytes, str]:

@@ -260,7 +260,8 @@ class Hub:
         with self._lock:
             for name, topic in self._topics.items():
                 kinds = types.setdefault(name, set())
-                kinds.update(endpoint._type_name for endpoint in (*topic.publishers, *topic.subscriptions))
+                kinds.update(publisher._type_name for publisher in topic.publishers)
+                kinds.update(subscription._type_name for subscription in topic.subscriptions)
         return types
 
     # services ----------------------------------------------------------------------------------------------------------

@@ -73,11 +73,11 @@ class SimpleManagedEntity(ManagedEntity):
     def __init__(self) -> None:
         self._enabled = False
 
-    def on_activate(self, state) -> TransitionCallbackReturn:  # type: ignore[no-untyped-def]
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._enabled = True
         return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state) -> TransitionCallbackReturn:  # type: ignore[no-untyped-def]
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._enabled = False
         return TransitionCallbackReturn.SUCCESS
 
@@ -217,23 +217,23 @@ class LifecycleNodeMixin(ManagedEntity):
 
     # transitions asked for by code -------------------------------------------------------------------------------------
 
-    def trigger_configure(self):  # type: ignore[no-untyped-def]
+    def trigger_configure(self) -> TransitionCallbackReturn:
         """Configure. Gives the result of the transition; raises `RCLError` in a state that does not allow it."""
         return self._change_state("configure")
 
-    def trigger_cleanup(self):  # type: ignore[no-untyped-def]
+    def trigger_cleanup(self) -> TransitionCallbackReturn:
         """Clean up; see `trigger_configure`."""
         return self._change_state("cleanup")
 
-    def trigger_shutdown(self):  # type: ignore[no-untyped-def]
+    def trigger_shutdown(self) -> TransitionCallbackReturn:
         """Shut down; see `trigger_configure`."""
         return self._change_state("shutdown")
 
-    def trigger_activate(self):  # type: ignore[no-untyped-def]
+    def trigger_activate(self) -> TransitionCallbackReturn:
         """Activate; see `trigger_configure`."""
         return self._change_state("activate")
 
-    def trigger_deactivate(self):  # type: ignore[no-untyped-def]
+    def trigger_deactivate(self) -> TransitionCallbackReturn:
         """Deactivate; see `trigger_configure`."""
         return self._change_state("deactivate")
 
@@ -272,12 +272,12 @@ class LifecycleNodeMixin(ManagedEntity):
         """Called after an error; SUCCESS leads back to unconfigured, anything else to finalized."""
         return self._entities_follow("on_error", state)
 
-    def add_managed_entity(self, entity: ManagedEntity):  # type: ignore[no-untyped-def]
+    def add_managed_entity(self, entity: ManagedEntity) -> None:
         """Let an entity follow the transitions."""
         if entity not in self._managed_entities:
             self._managed_entities.append(entity)
 
-    def create_lifecycle_publisher(self, *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
+    def create_lifecycle_publisher(self, *args: Any, **kwargs: Any) -> Any:
         """A publisher that sends only while the node is active; arguments of `create_publisher`."""
         if "publisher_class" in kwargs:
             raise TypeError(
@@ -288,12 +288,12 @@ class LifecycleNodeMixin(ManagedEntity):
         self._managed_entities.append(publisher)
         return publisher
 
-    def destroy_lifecycle_publisher(self, publisher: LifecyclePublisher):  # type: ignore[no-untyped-def]
+    def destroy_lifecycle_publisher(self, publisher: LifecyclePublisher) -> bool:
         """Destroy one; False if it is not this node's."""
         if publisher in self._managed_entities:
             self._managed_entities.remove(publisher)
         node: Any = self
-        return node.destroy_publisher(publisher)
+        return bool(node.destroy_publisher(publisher))
 
     # the state machine -------------------------------------------------------------------------------------------------
 
@@ -400,7 +400,7 @@ def _description(transition: _Transition) -> Any:
 class LifecycleNode(LifecycleNodeMixin, _RosNode):
     """A node with managed start and stop: override `on_configure`, `on_activate` and so on."""
 
-    def __init__(self, node_name, *, enable_communication_interface: bool = True, **kwargs) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, node_name: str, *, enable_communication_interface: bool = True, **kwargs: Any) -> None:
         _RosNode.__init__(self, node_name, **kwargs)
         LifecycleNodeMixin.__init__(self, enable_communication_interface=enable_communication_interface)
 

@@ -247,7 +247,7 @@ class Node(NodeParameters):
         """Its ROS clock."""
         return self._clock
 
-    def get_logger(self):  # type: ignore[no-untyped-def]
+    def get_logger(self) -> RcutilsLogger:
         """Its logger."""
         return self._logger
 
@@ -479,7 +479,7 @@ class Node(NodeParameters):
         rate.destroy()
         return self.destroy_timer(rate._timer)
 
-    def destroy_node(self):  # type: ignore[no-untyped-def]
+    def destroy_node(self) -> None:
         """Destroy the node and everything that it made. Calling it twice does no harm."""
         with self._lock:
             if self._destroyed:
@@ -496,9 +496,10 @@ class Node(NodeParameters):
             self.destroy_rate(rate)
         for timer in list(self._timers):
             self.destroy_timer(timer)
-        for kind in (self._subscriptions, self._services, self._clients, self._guards, self._publishers):
-            for entity in list(kind):  # type: ignore[attr-defined]
-                self._forget(kind, entity)  # type: ignore[arg-type]
+        endpoints: list[list[Any]] = [self._subscriptions, self._services, self._clients, self._guards, self._publishers]
+        for kind in endpoints:
+            for entity in list(kind):
+                self._forget(kind, entity)
         self._hub.remove_node(self)
         self._context._nodes.discard(self)
 
@@ -506,9 +507,9 @@ class Node(NodeParameters):
         """The context has ended: leave the graph; the objects stay until `destroy_node()`."""
         if self._rosout_publisher is not None:
             remove_rosout(self._logger.name, self._rosout_publisher)
-        for endpoints in (self._subscriptions, self._services, self._clients, self._publishers):
-            for endpoint in list(endpoints):  # type: ignore[attr-defined]
-                endpoint._detach()
+        kinds: list[list[Any]] = [self._subscriptions, self._services, self._clients, self._publishers]
+        for endpoint in (endpoint for kind in kinds for endpoint in list(kind)):
+            endpoint._detach()
         self._hub.remove_node(self)
 
     def __enter__(self) -> Node:
@@ -521,8 +522,10 @@ class Node(NodeParameters):
         """Everything an executor may run, timers left out: it looks at those itself."""
         with self._lock:
             entities: list[Entity] = [*self._subscriptions, *self._services, *self._clients, *self._guards]
-            for endpoint in (*self._publishers, *self._subscriptions):
-                entities.extend(endpoint.event_handlers)
+            for publisher in self._publishers:
+                entities.extend(publisher.event_handlers)
+            for subscription in self._subscriptions:
+                entities.extend(subscription.event_handlers)
         return entities
 
     # the graph ---------------------------------------------------------------------------------------------------------
@@ -540,12 +543,12 @@ class Node(NodeParameters):
     def count_clients(self, service_name: str) -> int:
         """Clients of a service in the whole graph."""
         name = self.resolve_service_name(service_name)
-        return len(self._hub.clients(name)) + self._hub.wire.count_publishers(f"rq{name}Request")
+        return len(self._hub.clients(name)) + self._hub.wire.count_clients(name)
 
     def count_services(self, service_name: str) -> int:
         """Services of that name in the whole graph."""
         name = self.resolve_service_name(service_name)
-        return len(self._hub.services(name)) + self._hub.wire.count_publishers(f"rr{name}Reply")
+        return len(self._hub.services(name)) + self._hub.wire.count_services(name)
 
     def get_topic_names_and_types(self, no_demangle: bool = False) -> list[tuple[str, list[str]]]:
         """Topics of the whole graph with their types, sorted."""

@@ -316,7 +316,9 @@ class NodeParameters:
                 verdict = callback(parameters)
                 if not verdict.successful:
                     return verdict
-            new, changed, deleted = [], [], []
+            new: list[Any] = []
+            changed: list[Any] = []
+            deleted: list[Any] = []
             for parameter in parameters:
                 name = parameter.name
                 known = self._parameters.get(name)

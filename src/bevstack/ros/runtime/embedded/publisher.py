@@ -6,11 +6,11 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ..duration import Duration
+from ..duration import INFINITE_NANOSECONDS, Duration
 from ..messages import type_name
 from ..qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile
 from ..serialization import serialize_to_buffers
-from ..wire import WireEvent, WriterHandle
+from ..wire import WireError, WireEvent, WriterHandle
 from .callback_groups import CallbackGroup
 from .event_handler import EventHandler, EventStatus, PublisherEventCallbacks, QoSPublisherEventType, apply_wire_event
 from .exceptions import InvalidHandle, RCLError
@@ -88,7 +88,12 @@ class Publisher:
         # The library keeps latched messages for late joiners of other processes, so it must get them in any case.
         writer = self._writer
         if self._latched or writer.remote_readers():
-            writer.write(serialize_to_buffers(msg) if sample._cdr is None else sample._cdr)
+            try:
+                writer.write(serialize_to_buffers(msg) if sample._cdr is None else sample._cdr)
+            except WireError as error:
+                if self._closed:
+                    self._raise_closed()
+                raise RCLError(f"Failed to publish: {error}") from error
 
     def _raise_closed(self) -> None:
         if not self._context.ok():
@@ -110,15 +115,17 @@ class Publisher:
         return self
 
     def assert_liveliness(self) -> None:
-        """Nothing to do: the embedded runtime's writers are alive as long as their process is."""
+        """Say that this publisher is alive, for liveliness "manual by topic"."""
         if self._closed:
             self._raise_closed()
+        self._writer.assert_liveliness()
 
     def wait_for_all_acked(self, timeout: Duration = Duration(nanoseconds=-1000000000)) -> bool:  # noqa: B008
-        """True: subscriptions of this process have the message when `publish()` returns."""
+        """True once all reliable subscriptions have everything (this process's have it when `publish()` returns)."""
         if self._closed:
             self._raise_closed()
-        return True
+        limit = timeout.nanoseconds if timeout.nanoseconds >= 0 else INFINITE_NANOSECONDS
+        return self._writer.wait_for_acknowledgements(limit)
 
     def destroy(self) -> None:
         """Leave the graph."""
