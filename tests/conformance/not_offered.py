@@ -41,11 +41,14 @@ MEMBERS: dict[str, str] = {
     "EventHandler.is_ready": _WAIT_SET,
     "EventHandler.remove_future": _WAIT_SET,
     "EventHandler.take_data": _WAIT_SET,
+    "InvalidParameterTypeException.Parameter": "an import that stands in the body of rclpy's class",
     "Duration.get_c_duration": _HANDLE,
     "QoSProfile.get_c_qos_profile": _HANDLE,
 }
 MEMBERS.update({key.replace("Node.", "LifecycleNode."): reason for key, reason in MEMBERS.items() if key.startswith("Node.")})
-MEMBERS.update({key.replace("EventHandler.", "QoSEventHandler."): reason for key, reason in MEMBERS.items() if "EventHandler." in key})
+MEMBERS.update(
+    {key.replace("EventHandler.", "QoSEventHandler."): reason for key, reason in MEMBERS.items() if "EventHandler." in key}
+)
 
 #: Members that are written otherwise on purpose: "Class.member" -> reason
 DIFFERENT: dict[str, str] = {

@@ -212,7 +212,10 @@ def test_everything_listed_as_not_offered_exists_in_rclpy(shared: Path) -> None:
     record = _record(shared)
     names = {name for module in record.values() for name in module}
     members = {
-        f"{name}.{member}" for module in record.values() for name, entry in module.items() for member in entry.get("members", {})
+        f"{name}.{member}"
+        for module in record.values()
+        for name, entry in module.items()
+        for member in entry.get("members", {})
     }
     assert set(NAMES) <= names
     assert set(MEMBERS) | set(DIFFERENT) <= members

@@ -114,8 +114,8 @@ def run_nodes(
         for program in programs:
             program.terminate()
         executor.shutdown()
-        if owner and runtime.ok():
-            runtime.shutdown()
+        if owner:
+            runtime.try_shutdown()  # also after a signal: only then can the same process start again
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bevstack.errors import BevstackError
-from bevstack.ros.runtime import ExternalShutdownException, SingleThreadedExecutor, init, ok, shutdown
+from bevstack.ros.runtime import ExternalShutdownException, SingleThreadedExecutor, init, ok, try_shutdown
 
 
 def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
@@ -40,6 +40,5 @@ def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> i
     finally:
         if node is not None:
             node.destroy_node()
-        if ok():
-            shutdown()
+        try_shutdown()  # also after a signal: only then can the same process start again
     return 0

@@ -37,10 +37,10 @@ def choose_runtime(wanted: str | None = None) -> tuple[str, str]:
 RUNTIME, RUNTIME_REASON = choose_runtime()
 
 if TYPE_CHECKING or RUNTIME == "embedded":
-    from .embedded import *
+    from .embedded import *  # noqa: F403
     from .embedded import __all__ as _names
 else:
-    from .native import *
+    from .native import *  # noqa: F403
     from .native import __all__ as _names
 
 __all__ = [*_names, "RUNTIME", "RUNTIME_REASON", "choose_runtime"]

@@ -33,6 +33,7 @@ from .client import Client
 from .clock import Clock, ClockChange, ClockType, JumpThreshold, ROSClock, Time, TimeJump
 from .context import Context, get_default_context
 from .event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from .exceptions import InvalidHandle, RCLError
 from .executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from .guard_condition import GuardCondition
 from .init import (
@@ -83,6 +84,7 @@ __all__ = [
     "GuardCondition",
     "HistoryPolicy",
     "IntegerRange",
+    "InvalidHandle",
     "JumpThreshold",
     "LifecycleNode",
     "LifecyclePublisher",
@@ -101,6 +103,7 @@ __all__ = [
     "QoSPolicyKind",
     "QoSPresetProfiles",
     "QoSProfile",
+    "RCLError",
     "ROSClock",
     "Rate",
     "ReentrantCallbackGroup",

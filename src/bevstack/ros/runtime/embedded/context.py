@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import weakref
@@ -158,3 +159,10 @@ def running_contexts() -> list[Context]:
     """All contexts between start and shutdown."""
     with _running_lock:
         return list(_running)
+
+
+@atexit.register
+def _leave() -> None:
+    """A program that forgets to shut down still leaves the graph, so that other processes need not wait for its lease."""
+    for context in running_contexts():
+        context.try_shutdown()

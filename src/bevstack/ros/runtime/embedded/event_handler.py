@@ -39,7 +39,7 @@ class QoSSubscriptionEventType(IntEnum):
     RCL_SUBSCRIPTION_MATCHED = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _CountInfo:
     total_count: int
     total_count_change: int
@@ -65,7 +65,7 @@ class IncompatibleTypeInfo(_CountInfo):
     """An endpoint of another type was found on the topic."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _IncompatibleQoSInfo(_CountInfo):
     last_policy_kind: int
 
@@ -78,7 +78,7 @@ class QoSRequestedIncompatibleQoSInfo(_IncompatibleQoSInfo):
     """A publisher offers less than this subscription asks for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class QoSLivelinessChangedInfo:
     """Publishers came alive or ceased to be."""
 
@@ -88,7 +88,7 @@ class QoSLivelinessChangedInfo:
     not_alive_count_change: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _MatchedInfo:
     total_count: int
     total_count_change: int

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .context import Context, get_default_context
 from .entity import Call, Entity
-from .exceptions import NotInitializedException
+from .exceptions import InvalidHandle, NotInitializedException, RCLError
 from .task import Future, Task
 
 if TYPE_CHECKING:
@@ -330,6 +330,10 @@ class Executor(AbstractContextManager["Executor"]):
         """True while a callback runs in any thread but `me` (with the lock held)."""
         return any(thread != me for thread in self._active)
 
+    def _explain(self, error: Exception) -> Exception:
+        """A callback that still runs while the context ends may find its publishers closed: that is a shutdown, no fault."""
+        return error if self._context.ok() else ExternalShutdownException(str(error))
+
     # spinning ----------------------------------------------------------------------------------------------------------
 
     def _execute(self, work: _Work) -> None:
@@ -396,6 +400,8 @@ class SingleThreadedExecutor(Executor):
     def _execute(self, work: _Work) -> None:
         try:
             self._run(work)
+        except (RCLError, InvalidHandle) as error:
+            raise self._explain(error) from error
         finally:
             self._left(threading.get_ident())
 
@@ -437,6 +443,8 @@ class MultiThreadedExecutor(Executor):
             self._active[thread] = self._active.get(thread, 0) + 1
         try:
             self._run(work)
+        except (RCLError, InvalidHandle) as error:
+            self._errors.append(self._explain(error))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that spins, which raises it
             self._errors.append(error)
         finally:

@@ -52,17 +52,13 @@ def shutdown(*, context: Context | None = None, uninstall_handlers: bool | None 
         uninstall_signal_handlers()
 
 
-def try_shutdown(*, context: Context | None = None, uninstall_handlers: bool | None = None) -> None:
-    """End a context if it runs."""
+def try_shutdown(*, context: Context | None = None) -> None:
+    """End a context (default: the default context, and its signal handlers) if it runs."""
     if context is None:
-        context = get_default_context(shutting_down=True)
-        context.try_shutdown()
-        if uninstall_handlers is None or uninstall_handlers:
-            uninstall_signal_handlers()
+        get_default_context(shutting_down=True).try_shutdown()
+        uninstall_signal_handlers()
     else:
         context.try_shutdown()
-        if uninstall_handlers:
-            uninstall_signal_handlers()
 
 
 def get_global_executor() -> Executor:

@@ -142,32 +142,40 @@ class Node(NodeParameters):
         self._init_parameters(allow_undeclared_parameters, overrides)
 
         self._clock = ROSClock()
+        self._rosout_publisher: Publisher | None = None
+        self._time_source: TimeSource | None = None
         self._hub.add_node(self)
         self._context._nodes.add(self)
-        self._rosout_publisher: Publisher | None = None
-        if enable_rosout and all(source.outputs["rosout"] for source in sources):
-            self._rosout_publisher = self.create_publisher(message_class("rcl_interfaces/msg/Log"), "/rosout", _ROSOUT_QOS)
-            add_rosout(self._logger.name, self._rosout_publisher)
-        self._parameter_event_publisher = self.create_publisher(
-            message_class("rcl_interfaces/msg/ParameterEvent"), "/parameter_events", qos_profile_parameter_events
-        )
-        self._time_source = TimeSource(node=self)
-        self._time_source.attach_clock(self._clock)
-        if automatically_declare_parameters_from_overrides:
-            descriptor_class = message_class("rcl_interfaces/msg/ParameterDescriptor")
-            self.declare_parameters(
-                "",
-                [
-                    (name, parameter.value, descriptor_class(dynamic_typing=True))
-                    for name, parameter in overrides.items()
-                    if name not in self._parameters
-                ],
-                ignore_override=True,
+        try:
+            if enable_rosout and all(source.outputs["rosout"] for source in sources):
+                self._start_rosout()
+            self._parameter_event_publisher = self.create_publisher(
+                message_class("rcl_interfaces/msg/ParameterEvent"), "/parameter_events", qos_profile_parameter_events
             )
-        if start_parameter_services:
-            self._parameter_service = ParameterService(self)
-        if enable_logger_service:
-            self._logger_service = LoggingService(self)
+            self._time_source = TimeSource(node=self)
+            self._time_source.attach_clock(self._clock)
+            if automatically_declare_parameters_from_overrides:
+                self._declare_overrides()
+            if start_parameter_services:
+                self._parameter_service = ParameterService(self)
+            if enable_logger_service:
+                self._logger_service = LoggingService(self)
+        except BaseException:
+            self.destroy_node()  # half a node must not stay in the graph
+            raise
+
+    def _start_rosout(self) -> None:
+        self._rosout_publisher = self.create_publisher(message_class("rcl_interfaces/msg/Log"), "/rosout", _ROSOUT_QOS)
+        add_rosout(self._logger.name, self._rosout_publisher)
+
+    def _declare_overrides(self) -> None:
+        descriptor = message_class("rcl_interfaces/msg/ParameterDescriptor")(dynamic_typing=True)
+        entries = [
+            (name, parameter.value, descriptor)
+            for name, parameter in self._parameter_overrides.items()
+            if name not in self._parameters
+        ]
+        self.declare_parameters("", entries, ignore_override=True)
 
     # identity ----------------------------------------------------------------------------------------------------------
 
@@ -488,7 +496,8 @@ class Node(NodeParameters):
         executor = self._owner.executor
         if executor is not None:
             executor.remove_node(self)
-        self._time_source.detach_node()
+        if self._time_source is not None:
+            self._time_source.detach_node()
         if self._rosout_publisher is not None:
             remove_rosout(self._logger.name, self._rosout_publisher)
         self._parameter_event_publisher = None
