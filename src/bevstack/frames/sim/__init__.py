@@ -6,4 +6,14 @@ from .rig import nuscenes_rig
 from .styles import STYLES, Style
 from .world import World
 
-__all__ = ["MIN_VISIBLE_PIXELS", "STYLES", "TRUTH_RANGE", "SimulatedDrive", "Style", "World", "nuscenes_rig", "truth_json", "write_bag"]
+__all__ = [
+    "MIN_VISIBLE_PIXELS",
+    "STYLES",
+    "TRUTH_RANGE",
+    "SimulatedDrive",
+    "Style",
+    "World",
+    "nuscenes_rig",
+    "truth_json",
+    "write_bag",
+]

@@ -78,23 +78,33 @@ class _Recording:
         self.types = store.types
         latched = _qos(QosDurability.TRANSIENT_LOCAL, QosReliability.RELIABLE, 1)
         reliable = _qos(QosDurability.VOLATILE, QosReliability.RELIABLE, 100)
-        self.tf_static = writer.add_connection("/tf_static", "tf2_msgs/msg/TFMessage", typestore=store, offered_qos_profiles=latched)
+        self.tf_static = writer.add_connection(
+            "/tf_static", "tf2_msgs/msg/TFMessage", typestore=store, offered_qos_profiles=latched
+        )
         self.tf = writer.add_connection("/tf", "tf2_msgs/msg/TFMessage", typestore=store, offered_qos_profiles=reliable)
         self.images = {
-            n: writer.add_connection(f"/{n}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", typestore=store, offered_qos_profiles=sensor)
+            n: writer.add_connection(
+                f"/{n}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", typestore=store, offered_qos_profiles=sensor
+            )
             for n in drive.cameras
         }
         self.infos = {
-            n: writer.add_connection(f"/{n}/camera_info", "sensor_msgs/msg/CameraInfo", typestore=store, offered_qos_profiles=sensor)
+            n: writer.add_connection(
+                f"/{n}/camera_info", "sensor_msgs/msg/CameraInfo", typestore=store, offered_qos_profiles=sensor
+            )
             for n in drive.cameras
         }
         self.truth = (
-            writer.add_connection("/truth_json", "std_msgs/msg/String", typestore=store, offered_qos_profiles=reliable) if truth else None
+            writer.add_connection("/truth_json", "std_msgs/msg/String", typestore=store, offered_qos_profiles=reliable)
+            if truth
+            else None
         )
 
     def run(self) -> int:
         first = self.drive.start_stamp + min([0, *self.drive.lags.values()])
-        static = [self._transform("base_link", f"{n}_optical_frame", c.T_ego_camera, first) for n, c in self.drive.cameras.items()]
+        static = [
+            self._transform("base_link", f"{n}_optical_frame", c.T_ego_camera, first) for n, c in self.drive.cameras.items()
+        ]
         self._write(self.tf_static, first, self._type("tf2_msgs/msg/TFMessage")(static))
         pending = [float(t) for t in self.drive.times()] if self.truth is not None else []
         for frame in self.drive.frames():
@@ -142,7 +152,9 @@ class _Recording:
             self._write(self.tf, frame.stamp, self._type("tf2_msgs/msg/TFMessage")([odometry]))
         header = self._header(frame.stamp, f"{name}_optical_frame")
         self._write(self.infos[name], frame.stamp, self._camera_info(frame.camera, header))
-        image = self._type("sensor_msgs/msg/CompressedImage")(header, "rgb8; jpeg compressed bgr8", np.frombuffer(data, np.uint8))
+        image = self._type("sensor_msgs/msg/CompressedImage")(
+            header, "rgb8; jpeg compressed bgr8", np.frombuffer(data, np.uint8)
+        )
         self._write(self.images[name], frame.stamp, image)
 
     def _camera_info(self, camera: Camera, header: Any) -> Any:

@@ -13,6 +13,7 @@ from bevstack.errors import SourceError
 from bevstack.geometry import Boxes3D, Camera, Matrix, invert, transform_points, yaw_of
 
 from ..types import Frame, FrameSet
+from .lens import Lens, ideal_lens
 from .renderer import Renderer
 from .rig import STAGGER_MS, nuscenes_rig
 from .world import World
@@ -84,6 +85,8 @@ class SimulatedDrive:
         #: Nanoseconds after the instant at which each camera exposes.
         self.lags = {n: round(1e6 * (STAGGER_MS.get(n, 0.0) - lag)) if stagger else 0 for n in self.cameras}
         self._renderer = Renderer(self.world)
+        self._lenses: dict[tuple[str, int, int, bytes, bytes], Lens] = {}
+        self._small = [self._visibility_camera(c) for c in self.cameras.values()]
         self._closed = False
 
     # Time -----------------------------------------------------------------------------------------------------------------
@@ -102,6 +105,10 @@ class SimulatedDrive:
 
     # Truth ----------------------------------------------------------------------------------------------------------------
 
+    def _visibility_camera(self, camera: Camera) -> Camera:
+        small = camera.resized(_VISIBILITY_WIDTH, max(1, round(camera.height * _VISIBILITY_WIDTH / camera.width)))
+        return self._lens(small).ideal if small.distorted else small
+
     def truth_with_visibility(self, t: float) -> tuple[Boxes3D, NDArray[np.int64]]:
         """True boxes ``t`` seconds after the start, and (N,) the pixels in which each is seen, scaled to 1600-wide images."""
         world = self.world
@@ -111,8 +118,7 @@ class SimulatedDrive:
         centre = np.column_stack([states[:, :2], 0.5 * world.size[:, 2]])
         local = transform_points(invert(T), centre)
         near = np.nonzero((world.label >= 0) & (np.hypot(local[:, 0], local[:, 1]) <= TRUTH_RANGE))[0]
-        small = [c.resized(_VISIBILITY_WIDTH, max(1, round(c.height * _VISIBILITY_WIDTH / c.width))) for c in self.cameras.values()]
-        pixels = self._renderer.visible(small, seconds)[near] * (1600 // _VISIBILITY_WIDTH) ** 2
+        pixels = self._renderer.visible(self._small, seconds)[near] * (1600 // _VISIBILITY_WIDTH) ** 2
         seen = pixels >= MIN_VISIBLE_PIXELS
         near, pixels = near[seen], pixels[seen]
         turn = yaw_of(T)
@@ -120,7 +126,13 @@ class SimulatedDrive:
         v = velocity[near] @ np.array([[c, -s], [s, c]])
         yaw = states[near, 2] - turn
         boxes = Boxes3D(
-            local[near], world.size[near], np.arctan2(np.sin(yaw), np.cos(yaw)), v, np.ones(len(near)), world.label[near], near.astype(np.int64)
+            local[near],
+            world.size[near],
+            np.arctan2(np.sin(yaw), np.cos(yaw)),
+            v,
+            np.ones(len(near)),
+            world.label[near],
+            near.astype(np.int64),
         )
         return boxes, pixels
 
@@ -128,11 +140,18 @@ class SimulatedDrive:
         """True boxes ``t`` seconds after the start, in the ego frame of that time.
 
         Objects whose centre is within 50 m of the ego origin and that are seen, over all cameras together, in at least
-        ``MIN_VISIBLE_PIXELS`` pixels of a 1600x900 image (counted on 400x225 renderings of the rig, so independent of the image size).
+        ``MIN_VISIBLE_PIXELS`` pixels of a 1600x900 image. They are counted on 400x225 renderings of the rig, whatever the image
+        size, all taken at ``t``.
         """
         return self.truth_with_visibility(t)[0]
 
     # Images ---------------------------------------------------------------------------------------------------------------
+
+    def _lens(self, camera: Camera) -> Lens:
+        key = (camera.name, camera.width, camera.height, camera.K.tobytes(), camera.distortion.tobytes())
+        if key not in self._lenses:
+            self._lenses[key] = ideal_lens(camera)
+        return self._lenses[key]
 
     def _image(self, camera: Camera, stamp: int, noise: bool) -> NDArray[np.uint8]:
         own = self.cameras.get(camera.name)
@@ -143,11 +162,15 @@ class SimulatedDrive:
         key = (stamp // 1000) * 8 + index
         style = self.world.style
         # Averaging over the area of a native pixel lowers its noise; downscaling lowers it further.
-        return self._renderer.image(
-            camera,
-            self._seconds(stamp),
-            phase=(0.5 - 0.5 * scale, 0.5 - 0.5 * scale_y),
-            ss=2 if camera.width < 600 else 1,
+        phase = (0.5 - 0.5 * scale, 0.5 - 0.5 * scale_y)
+        ss = 2 if camera.width < 600 else 1
+        if camera.distorted:
+            lens = self._lens(camera)
+            image = lens.bend(self._renderer.image(lens.ideal, self._seconds(stamp), ss=ss))
+        else:
+            image = self._renderer.image(camera, self._seconds(stamp), phase=phase, ss=ss)
+        return self._renderer.expose(
+            image,
             noise_key=int(key) if noise else None,
             noise_gain=float(min(1.0, max(0.25, 1.4 * full))),
             blur=style.defocus * full,
@@ -168,6 +191,11 @@ class SimulatedDrive:
             name: self._image(camera, stamp + (self.lags.get(name, 0) if stagger else 0), noise and self._noise)
             for name, camera in (cameras or self.cameras).items()
         }
+
+    def object_mask(self, t: float, camera: Camera) -> NDArray[np.int32]:
+        """(H, W) int32: which object (``Boxes3D.id``) each pixel of an undistorted camera shows; -1 for scenery, ground and sky."""
+        mask = self._renderer.item_mask(camera, self._seconds(self.stamp(t)))
+        return np.where((mask >= 0) & (self.world.label[mask] >= 0), mask, -1).astype(np.int32)
 
     def _frame(self, name: str, stamp: int) -> Frame:
         camera = self.cameras[name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .styles import Style
+from .styles import Color, Style
 
 F64 = NDArray[np.float64]
 
@@ -167,7 +168,12 @@ def _rounded(rectangle: tuple[float, float, float, float], radius: float) -> F64
     """Corners of (x0, x1, y0, y1), anticlockwise, with arcs."""
     x0, x1, y0, y1 = rectangle
     parts = []
-    for cx, cy, start in ((x1 - radius, y0 + radius, -90), (x1 - radius, y1 - radius, 0), (x0 + radius, y1 - radius, 90), (x0 + radius, y0 + radius, 180)):
+    for cx, cy, start in (
+        (x1 - radius, y0 + radius, -90),
+        (x1 - radius, y1 - radius, 0),
+        (x0 + radius, y1 - radius, 90),
+        (x0 + radius, y0 + radius, 180),
+    ):
         a = np.deg2rad(start + np.linspace(0, 90, 13))
         parts.append(np.stack([cx + radius * np.cos(a), cy + radius * np.sin(a)], axis=1))
     return np.concatenate(parts)
@@ -183,12 +189,12 @@ def _resample(points: F64, step: float) -> F64:
 
 
 def paint_ground(layout: Layout, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Reflectance map (N, N, 3) uint8 of the world from above; row 0 is y = -EXTENT/2, column 0 is x = -EXTENT/2. Square-root coded."""
+    """Reflectance of the world from above: (N, N, 3) uint8, square-root coded; row 0 is y = -EXTENT/2, column 0 x = -EXTENT/2."""
     style = layout.style
     size = int(EXTENT / TEXEL)
 
-    def code(c: tuple[float, float, float]) -> tuple[float, float, float]:
-        return tuple(255.0 * np.sqrt(v) for v in c)  # type: ignore[return-value]
+    def code(c: Color) -> Color:
+        return 255.0 * float(np.sqrt(c[0])), 255.0 * float(np.sqrt(c[1])), 255.0 * float(np.sqrt(c[2]))
 
     def pixels(points: F64) -> NDArray[np.int32]:
         return np.round((layout.bend(points) + EXTENT / 2) / TEXEL * 8).astype(np.int32)  # 3 fractional bits
@@ -207,22 +213,23 @@ def paint_ground(layout: Layout, rng: np.random.Generator) -> NDArray[np.uint8]:
     for _ in range(140):
         p = rng.uniform(-EXTENT / 2, EXTENT / 2, 2)
         shade = np.array(code(style.verge)) * rng.uniform(0.8, 1.2)
-        cv2.ellipse(image, tuple(int(v) for v in (p + EXTENT / 2) / TEXEL), tuple(int(v) for v in rng.uniform(3, 14, 2) / TEXEL),
-                    float(rng.uniform(0, 180)), 0, 360, shade.tolist(), -1)  # fmt: skip
+        at = tuple(int(v) for v in (p + EXTENT / 2) / TEXEL)
+        axes = tuple(int(v) for v in rng.uniform(3, 14, 2) / TEXEL)
+        cv2.ellipse(image, at, axes, float(rng.uniform(0, 180)), 0, 360, shade.tolist(), -1)
     ends = EXTENT / 2 + 20
     roads = [(np.array([r.position, -ends]), np.array([r.position, ends]), r) for r in layout.x_roads]
     roads += [(np.array([-ends, r.position]), np.array([ends, r.position]), r) for r in layout.y_roads]
 
-    def fill(polygon: NDArray[np.int32], color: tuple[float, float, float]) -> None:
+    def fill(polygon: NDArray[np.int32], color: Color) -> None:
         cv2.fillPoly(image, [polygon], color, cv2.LINE_AA, 3)
 
     for a, b, r in roads:
         fill(strip(a, b, r.half + PAVEMENT), code(style.pavement))
-    kerb = code(tuple(0.75 * c for c in style.pavement))  # type: ignore[arg-type]
+    kerb = code(_scaled(style.pavement, 0.75))
     for a, b, r in roads:
         fill(strip(a, b, r.half + 0.15), kerb)
     for a, b, r in roads:
-        fill(strip(a, b, r.half), code(tuple(1.12 * c for c in style.asphalt)))  # type: ignore[arg-type]
+        fill(strip(a, b, r.half), code(_scaled(style.asphalt, 1.12)))
     for a, b, r in roads:
         fill(strip(a, b, r.carriageway), code(style.asphalt))
     # Repairs and stains on the carriageway.
@@ -232,13 +239,23 @@ def paint_ground(layout: Layout, rng: np.random.Generator) -> NDArray[np.uint8]:
             d = (b - a) / np.linalg.norm(b - a)
             n = np.array([-d[1], d[0]])
             p = a + (b - a) * t + n * rng.uniform(-r.carriageway + 1, r.carriageway - 1)
-            fill(strip(p, p + d * rng.uniform(2, 9), rng.uniform(0.4, 1.4)), code(tuple(c * rng.uniform(0.75, 1.2) for c in [1, 1, 1] * 0 or style.asphalt)))  # type: ignore[arg-type]
+            patch = strip(p, p + d * rng.uniform(2, 9), float(rng.uniform(0.4, 1.4)))
+            fill(patch, code(_scaled(style.asphalt, float(rng.uniform(0.75, 1.2)))))
     _markings(layout, fill, strip, code)
     _speckle(image, rng)
     return image
 
 
-def _markings(layout: Layout, fill, strip, code) -> None:  # type: ignore[no-untyped-def]
+def _scaled(color: Color, factor: float) -> Color:
+    return color[0] * factor, color[1] * factor, color[2] * factor
+
+
+def _markings(
+    layout: Layout,
+    fill: Callable[[NDArray[np.int32], Color], None],
+    strip: Callable[[F64, F64, float], NDArray[np.int32]],
+    code: Callable[[Color], Color],
+) -> None:
     """Lane lines between crossings, stop lines, zebras; crossings themselves stay bare."""
     white, yellow = code((0.72, 0.72, 0.7)), code((0.65, 0.45, 0.08))
     for axis in (0, 1):
@@ -247,7 +264,11 @@ def _markings(layout: Layout, fill, strip, code) -> None:  # type: ignore[no-unt
         def at(p: float, q: float, axis: int = axis) -> F64:
             return np.array([p, q]) if axis == 0 else np.array([q, p])
 
-        cuts = [-EXTENT / 2 - 20, *[v for r in other for v in (r.position - r.half - 5.5, r.position + r.half + 5.5)], EXTENT / 2 + 20]
+        cuts = [
+            -EXTENT / 2 - 20,
+            *[v for r in other for v in (r.position - r.half - 5.5, r.position + r.half + 5.5)],
+            EXTENT / 2 + 20,
+        ]
         for road in own:
             p = road.position
             for a, b in zip(cuts[0::2], cuts[1::2], strict=True):
@@ -283,12 +304,13 @@ def _speckle(image: NDArray[np.uint8], rng: np.random.Generator) -> None:
 
 def mip_chain(image: NDArray[np.uint8], levels: int = 8) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Halved copies in one flat buffer (red in the low byte, then green, blue), and (levels, 2) offset and side of each."""
-    parts, table, offset = [], [], 0
-    current = image
+    parts: list[NDArray[np.uint32]] = []
+    table: list[tuple[int, int]] = []
+    offset, current = 0, image
     for _ in range(levels):
         side = len(current)
         parts.append(cv2.cvtColor(current, cv2.COLOR_RGB2RGBA).view(np.uint32).reshape(-1))
         table.append((offset, side))
         offset += side * side
-        current = cv2.resize(current, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
+        current = np.asarray(cv2.resize(current, (side // 2, side // 2), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return np.concatenate(parts), np.array(table, np.int64)

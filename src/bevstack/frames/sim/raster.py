@@ -49,7 +49,27 @@ def _row_span(poly, n, y):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def draw_quads(rotation, origin, fx, fy, cx, cy, order, states, first, count, radius, quads, normal, reach, tiny, zbuf, pid, active_quad, active_item):  # type: ignore[no-untyped-def]
+def draw_quads(
+    rotation,
+    origin,
+    fx,
+    fy,
+    cx,
+    cy,
+    order,
+    states,
+    first,
+    count,
+    radius,
+    quads,
+    normal,
+    reach,
+    tiny,
+    zbuf,
+    pid,
+    active_quad,
+    active_item,
+):  # type: ignore[no-untyped-def]
     """Rasterises the items in ``order`` (nearest first).
 
     Args:
@@ -165,9 +185,9 @@ def _hull(points, n, out):  # type: ignore[no-untyped-def]
         m += 1
         best = (current + 1) % n
         for i in range(n):
-            cross = (points[best, 0] - points[current, 0]) * (points[i, 1] - points[current, 1]) - (points[best, 1] - points[current, 1]) * (
-                points[i, 0] - points[current, 0]
-            )
+            cross = (points[best, 0] - points[current, 0]) * (points[i, 1] - points[current, 1]) - (
+                points[best, 1] - points[current, 1]
+            ) * (points[i, 0] - points[current, 0])
             if cross < -1e-9:
                 best = i
         current = best
@@ -239,7 +259,26 @@ def draw_shadows(rotation, origin, fx, fy, cx, cy, order, states, extent, sun_x,
 
 
 @_compiled
-def light_quads(n, active_quad, active_item, states, normal, color, glow, kind, origin, sun, sun_color, ambient, bounce, item_light, headlight, ego, lit, bay):  # type: ignore[no-untyped-def]
+def light_quads(
+    n,
+    active_quad,
+    active_item,
+    states,
+    normal,
+    color,
+    glow,
+    kind,
+    origin,
+    sun,
+    sun_color,
+    ambient,
+    bounce,
+    item_light,
+    headlight,
+    ego,
+    lit,
+    bay,
+):  # type: ignore[no-untyped-def]
     """Square root of the radiance of each active quad into ``lit`` (n, 3): sun, sky, ground, lamps, ego headlights, own light.
 
     ``bay`` (n, 3) gets what the shader needs to place windows: position along the wall in bays = (bay[0] dx + bay[1] dy) depth + bay[2].
@@ -312,7 +351,12 @@ def _background_row(  # type: ignore[no-untyped-def]
             return
         dim = clouds * 1.3 - 1.0
         grey = 0.5 * (sl0 + sl2)
-        u, v, du, dv = np.int64(dx0 * k * 65536.0), np.int64(dy0 * k * 65536.0), np.int64(rays[0, 0] * k * 65536.0), np.int64(rays[1, 0] * k * 65536.0)
+        u, v, du, dv = (
+            np.int64(dx0 * k * 65536.0),
+            np.int64(dy0 * k * 65536.0),
+            np.int64(rays[0, 0] * k * 65536.0),
+            np.int64(rays[1, 0] * k * 65536.0),
+        )
         for x in range(x0, x1):
             h = cloud_map[(u >> 16) & 255, (v >> 16) & 255]
             u += du
@@ -385,7 +429,9 @@ def _background_row(  # type: ignore[no-untyped-def]
             cx, cy = (px / extent + 0.5) * cells - 0.5, (py / extent + 0.5) * cells - 0.5
             ix, iy = min(max(int(cx), 0), cells - 2), min(max(int(cy), 0), cells - 2)
             wx, wy = min(max(cx - ix, 0.0), 1.0), min(max(cy - iy, 0.0), 1.0)
-            lamp = (1 - wy) * ((1 - wx) * lamps[iy, ix] + wx * lamps[iy, ix + 1]) + wy * ((1 - wx) * lamps[iy + 1, ix] + wx * lamps[iy + 1, ix + 1])
+            lamp = (1 - wy) * ((1 - wx) * lamps[iy, ix] + wx * lamps[iy, ix + 1]) + wy * (
+                (1 - wx) * lamps[iy + 1, ix] + wx * lamps[iy + 1, ix + 1]
+            )
             if beam + lamp > 0.003:
                 row[x, 0] = (row[x, 0] - f0) * np.float32(math.sqrt(1.0 + (beam + lamp) / ground_light[0])) + f0
                 row[x, 1] = (row[x, 1] - f1) * np.float32(math.sqrt(1.0 + (0.97 * beam + 0.85 * lamp) / ground_light[1])) + f1
@@ -490,7 +536,11 @@ def shade_pixels(  # type: ignore[no-untyped-def]
                                         bay_u, bay_v, bay_item = ku, kv, item
                                         h = _hash(ku + 31 * item, kv + 17)
                                         k = np.float32(0.75 + 0.5 * h)
-                                        wr, wg, wb = np.float32(glass[0]) * k, np.float32(glass[1]) * k, np.float32(glass[2]) * k
+                                        wr, wg, wb = (
+                                            np.float32(glass[0]) * k,
+                                            np.float32(glass[1]) * k,
+                                            np.float32(glass[2]) * k,
+                                        )
                                         if h < lit_windows:
                                             k = np.float32(0.5 + 0.5 * _hash(ku, kv + item))
                                             wr, wg, wb = np.float32(0.75) * k, np.float32(0.63) * k, np.float32(0.44) * k
@@ -527,7 +577,9 @@ def count_items(pid, zbuf, active_item, counts):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def draw_glow(n, rotation, origin, fx, fy, cx, cy, ss, active_quad, active_item, states, quads, glow, pid, zbuf, strength, image):  # type: ignore[no-untyped-def]
+def draw_glow(
+    n, rotation, origin, fx, fy, cx, cy, ss, active_quad, active_item, states, quads, glow, pid, zbuf, strength, image
+):  # type: ignore[no-untyped-def]
     """Adds a soft halo around each visible lamp to ``image`` (H, W, 3) uint8; (fx .. cy) are the intrinsics in pixels."""
     height, width, _ = image.shape
     for k in range(n):

@@ -42,7 +42,7 @@ class Renderer:
         self._shift = -reach * np.array([np.cos(azimuth), np.sin(azimuth)])
         self._headlight = {"day": 0.0, "dusk": 0.25, "night": 1.1}[style.light]
         self._lit_windows = {"day": 0.0, "dusk": 0.3, "night": 0.35}[style.light]
-        self.exposure = float(rng.uniform(0.9, 1.12)) * {"day": 1.15, "dusk": 2.0, "night": 2.6}[style.light]
+        self.exposure = float(rng.uniform(0.9, 1.12)) * {"day": 1.15, "dusk": 2.0, "night": 2.2}[style.light]
         self._tone = _tone_table(self.exposure)
         self._clouds = _clouds(rng)
         self._grain = rng.normal(0, 1, (512, 512)).astype(np.float32)
@@ -89,11 +89,16 @@ class Renderer:
         order = np.argsort(distance, kind="stable")
         order = order[distance[order] < far]
         K = camera.K
-        return rotation, origin, order, (
-            ss * K[0, 0],
-            ss * K[1, 1],
-            (K[0, 2] - phase[0] + 0.5) * ss - 0.5,
-            (K[1, 2] - phase[1] + 0.5) * ss - 0.5,
+        return (
+            rotation,
+            origin,
+            order,
+            (
+                ss * K[0, 0],
+                ss * K[1, 1],
+                (K[0, 2] - phase[0] + 0.5) * ss - 0.5,
+                (K[1, 2] - phase[1] + 0.5) * ss - 0.5,
+            ),
         )
 
     def image(
@@ -104,9 +109,6 @@ class Renderer:
         ss: int = 2,
         phase: tuple[float, float] = (0.0, 0.0),
         far: float = 260.0,
-        noise_key: int | None = None,
-        noise_gain: float = 1.0,
-        blur: float = 0.0,
     ) -> NDArray[np.uint8]:
         """The picture (H, W, 3) uint8 RGB of ``camera`` (without lens distortion) at ``t`` seconds.
 
@@ -115,8 +117,6 @@ class Renderer:
             phase: image coordinates of the first pixel's centre: an image that stands for a downscaled one samples at
                 0.5 - 0.5 s, where s is its scale.
             far: items further away than this many metres are left out.
-            noise_key: seed of the sensor noise; None for a noiseless picture. ``noise_gain`` scales the style's noise.
-            blur: standard deviation of the lens blur, pixels of this image.
         """
         world, style = self.world, self.world.style
         states, T_world_ego, yaw_rate = self._states(t)
@@ -156,13 +156,27 @@ class Renderer:
         smear = round(abs(yaw_rate) * self._exposure_time * K[0, 0])
         if smear > 1:  # the rig turns while the shutter is open
             out = cv2.blur(out, (smear, 1))  # type: ignore[assignment]
+        return out
+
+    def expose(
+        self, image: NDArray[np.uint8], *, noise_key: int | None = None, noise_gain: float = 1.0, blur: float = 0.0
+    ) -> NDArray[np.uint8]:
+        """``image`` (H, W, 3) after lens blur and sensor noise; the input may be changed.
+
+        Args:
+            noise_key: seed of the sensor noise; None for a noiseless picture. ``noise_gain`` scales the style's noise.
+            blur: standard deviation of the lens blur, pixels of this image; below 0.15 none.
+        """
+        out = image
         if blur > 0.15:
             side = 3 if blur < 0.7 else 2 * round(2 * blur) + 1
             out = cv2.GaussianBlur(out, (side, side), blur)  # type: ignore[assignment]
         if noise_key is not None:
-            row, column = seeded(world.seed, 8, noise_key).integers(0, _NOISE_SHIFT, 2)
-            flat = out.reshape(camera.height, -1)
-            tile = self._noise_tile(*flat.shape, noise_gain * style.noise)[row : row + flat.shape[0], column : column + flat.shape[1]]
+            row, column = seeded(self.world.seed, 8, noise_key).integers(0, _NOISE_SHIFT, 2)
+            flat = out.reshape(len(out), -1)
+            tile = self._noise_tile(*flat.shape, noise_gain * self.world.style.noise)[
+                row : row + flat.shape[0], column : column + flat.shape[1]
+            ]
             cv2.add(flat, tile, dst=flat, dtype=cv2.CV_8U)
         return out
 

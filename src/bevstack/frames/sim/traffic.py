@@ -35,7 +35,26 @@ def _at(points: F64, tangent: F64, start: int, n: int, spacing: float, s: float)
 
 
 @numba.njit(cache=True, nogil=True)
-def _simulate(steps, points, tangent, limit, gate, crossing, approach, first, count, spacing, path, kind, s, v, cruise, length, width, crossings):  # type: ignore[no-untyped-def]
+def _simulate(
+    steps,
+    points,
+    tangent,
+    limit,
+    gate,
+    crossing,
+    approach,
+    first,
+    count,
+    spacing,
+    path,
+    kind,
+    s,
+    v,
+    cruise,
+    length,
+    width,
+    crossings,
+):  # type: ignore[no-untyped-def]
     """State (x, y, cos, sin, speed) of every agent at every step: (steps, agents, 5)."""
     n = len(s)
     out = np.zeros((steps, n, 5))
@@ -124,7 +143,14 @@ class Trajectories:
     """Where every moving object is at any time from 0 to ``duration``."""
 
     def __init__(
-        self, paths: list[Path], path: NDArray[np.int64], kind: NDArray[np.int64], start: F64, cruise: F64, size: F64, duration: float
+        self,
+        paths: list[Path],
+        path: NDArray[np.int64],
+        kind: NDArray[np.int64],
+        start: F64,
+        cruise: F64,
+        size: F64,
+        duration: float,
     ) -> None:
         steps = int(np.ceil(duration / STEP)) + 3
         counts = np.array([len(p.points) for p in paths], np.int64)
@@ -162,7 +188,12 @@ class Trajectories:
         a, b = states[k], states[k + 1]
         va, vb = a[:, 2:4] * a[:, 4:5], b[:, 2:4] * b[:, 4:5]
         u2, u3 = u * u, u * u * u
-        p = (2 * u3 - 3 * u2 + 1) * a[:, :2] + (u3 - 2 * u2 + u) * STEP * va + (3 * u2 - 2 * u3) * b[:, :2] + (u3 - u2) * STEP * vb
+        p = (
+            (2 * u3 - 3 * u2 + 1) * a[:, :2]
+            + (u3 - 2 * u2 + u) * STEP * va
+            + (3 * u2 - 2 * u3) * b[:, :2]
+            + (u3 - u2) * STEP * vb
+        )
         v = ((6 * u2 - 6 * u) * (a[:, :2] - b[:, :2])) / STEP + (3 * u2 - 4 * u + 1) * va + (3 * u2 - 2 * u) * vb
         heading = (1 - u) * a[:, 2:4] + u * b[:, 2:4]
         return p, np.arctan2(heading[:, 1], heading[:, 0]), v

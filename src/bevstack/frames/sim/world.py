@@ -22,7 +22,15 @@ EGO_SIZE = (4.1, 1.75, 1.6)  # a compact car; it is never drawn
 REAR_AXLE = 1.0  # metres from the rear bumper's inside to the ego origin
 
 _PARKED = {"car": 1.0, "truck": 0.18, "trailer": 0.22, "bus": 0.14, "motorcycle": 0.0}
-_DRIVING = {"car": 1.0, "truck": 0.2, "bus": 0.18, "trailer": 0.0, "motorcycle": 0.2, "bicycle": 0.24, "construction_vehicle": 0.06}
+_DRIVING = {
+    "car": 1.0,
+    "truck": 0.2,
+    "bus": 0.18,
+    "trailer": 0.0,
+    "motorcycle": 0.2,
+    "bicycle": 0.24,
+    "construction_vehicle": 0.06,
+}
 
 
 def seeded(seed: int, *tags: int) -> np.random.Generator:
@@ -87,7 +95,9 @@ class World:
             raise SourceError(f"simulated drive: no style {style!r}; choose one of {', '.join(STYLES)}")
         unknown = sorted(set(class_weights or ()) - set(DETECTION_CLASSES))
         if unknown:
-            raise SourceError(f"simulated drive: class_weights has no class {unknown[0]!r}; choose from {', '.join(DETECTION_CLASSES)}")
+            raise SourceError(
+                f"simulated drive: class_weights has no class {unknown[0]!r}; choose from {', '.join(DETECTION_CLASSES)}"
+            )
         if not 0.0 <= density <= 10.0:
             raise SourceError(f"simulated drive: density is {density}; give 0 to 10")
         self.seed = seed
@@ -112,7 +122,11 @@ class World:
         """Stretches of road between crossings: (axis, road index, centre position, from, to) in grid coordinates."""
         out = []
         for axis, own, other in ((0, self.layout.x_roads, self.layout.y_roads), (1, self.layout.y_roads, self.layout.x_roads)):
-            cuts = [-EXTENT / 2 + 8, *[v for r in other for v in (r.position - r.half - 6, r.position + r.half + 6)], EXTENT / 2 - 8]
+            cuts = [
+                -EXTENT / 2 + 8,
+                *[v for r in other for v in (r.position - r.half - 6, r.position + r.half + 6)],
+                EXTENT / 2 - 8,
+            ]
             for k, road in enumerate(own):
                 out += [(axis, k, road.position, a, b) for a, b in zip(cuts[0::2], cuts[1::2], strict=True)]
         return out
@@ -150,7 +164,9 @@ class World:
                     x, y, yaw = self._place(axis, kerb, b - 1.0 if side * (1 if axis == 0 else -1) > 0 else a + 1.0)
                     self._sign(items, rng, (x, y, yaw))
 
-    def _building(self, items: _Items, rng: np.random.Generator, at: tuple[float, float, float], width: float, depth: float) -> None:
+    def _building(
+        self, items: _Items, rng: np.random.Generator, at: tuple[float, float, float], width: float, depth: float
+    ) -> None:
         style = self.style
         height = float(rng.uniform(*style.building_height))
         base = np.array(style.facades[rng.integers(len(style.facades))]) * rng.uniform(0.8, 1.15)
@@ -184,8 +200,20 @@ class World:
             else:
                 r = rng.uniform(0.9, 1.5)
                 x, y, z = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8), height * rng.uniform(0.55, 0.85)
-                for low, high, z0, z1 in ((0.55 * r, r, z - r, z - 0.35 * r), (r, r, z - 0.35 * r, z + 0.35 * r), (r, 0.5 * r, z + 0.35 * r, z + r)):
-                    m.frustum((x - low, x + low, y - low, y + low), z0, (x - high, x + high, y - high, y + high), z1, c, kind=shapes.FOLIAGE, bottom=True)
+                for low, high, z0, z1 in (
+                    (0.55 * r, r, z - r, z - 0.35 * r),
+                    (r, r, z - 0.35 * r, z + 0.35 * r),
+                    (r, 0.5 * r, z + 0.35 * r, z + r),
+                ):
+                    m.frustum(
+                        (x - low, x + low, y - low, y + low),
+                        z0,
+                        (x - high, x + high, y - high, y + high),
+                        z1,
+                        c,
+                        kind=shapes.FOLIAGE,
+                        bottom=True,
+                    )
         items.add(m, (at[0], at[1], float(rng.uniform(0, 6.28))))
 
     def _lamp(self, items: _Items, at: tuple[float, float, float]) -> None:
@@ -205,7 +233,15 @@ class World:
         m.box(-0.04, 0.04, -0.32, 0.32, 2.2, 2.85, color)
         items.add(m, at)
 
-    def _draw(self, items: _Items, rng: np.random.Generator, label: str, at: tuple[float, float, float], agent: int = -1, rider: bool = False) -> tuple[float, float, float]:
+    def _draw(
+        self,
+        items: _Items,
+        rng: np.random.Generator,
+        label: str,
+        at: tuple[float, float, float],
+        agent: int = -1,
+        rider: bool = False,
+    ) -> tuple[float, float, float]:
         size, mesh = shapes.build(label, rng, rider=rider)
         items.add(mesh, at, label=DETECTION_CLASSES.index(label), size=size, agent=agent)
         return size
@@ -237,7 +273,9 @@ class World:
                     spans = [(q, end)]
                 for q, stop in spans:
                     while q < stop - 4:
-                        label = self._pick(rng, _PARKED) if rng.random() < min(0.95, 0.5 * style.parked * self.density) else None
+                        label = (
+                            self._pick(rng, _PARKED) if rng.random() < min(0.95, 0.5 * style.parked * self.density) else None
+                        )
                         if label is None:
                             q += rng.uniform(3, 8)
                             continue
@@ -256,10 +294,14 @@ class World:
                             x, y, yaw = self._place(axis, walk + side * rng.uniform(0, 0.5), q + 1.0 * k, toward)
                             self._draw(items, rng, label, (x, y, yaw + np.pi / 2 + rng.normal(0, 0.2)))
                 for _ in range(rng.poisson(0.7 * style.people * self._weights["pedestrian"] * self.density)):
-                    x, y, yaw = self._place(axis, centre + side * (road.half + rng.uniform(0.5, PAVEMENT + 0.5)), rng.uniform(a, b))
+                    x, y, yaw = self._place(
+                        axis, centre + side * (road.half + rng.uniform(0.5, PAVEMENT + 0.5)), rng.uniform(a, b)
+                    )
                     self._draw(items, rng, "pedestrian", (x, y, float(rng.uniform(-np.pi, np.pi))))
 
-    def _works(self, items: _Items, rng: np.random.Generator, axis: int, kerb: float, side: float, toward: float, a: float, b: float) -> None:
+    def _works(
+        self, items: _Items, rng: np.random.Generator, axis: int, kerb: float, side: float, toward: float, a: float, b: float
+    ) -> None:
         """Road works on the parking lane from a to b: barriers towards traffic, cones at the ends, machines and workers inside."""
         edge = kerb - side * 2.75
         n = int((b - a - 6) / 2.9)
@@ -284,7 +326,12 @@ class World:
             size, mesh = shapes.build(label, rng)
             if q + size[0] > b - 4:
                 break
-            x, y, yaw = self._place(axis, kerb - side * 1.1 + side * max(0.0, 0.5 * size[1] - 1.2), q + size[0] / 2, toward if rng.random() < 0.5 else -toward)
+            x, y, yaw = self._place(
+                axis,
+                kerb - side * 1.1 + side * max(0.0, 0.5 * size[1] - 1.2),
+                q + size[0] / 2,
+                toward if rng.random() < 0.5 else -toward,
+            )
             items.add(mesh, (x, y, yaw + rng.normal(0, 0.1)), label=DETECTION_CLASSES.index(label), size=size)
             q += size[0] + rng.uniform(4, 10)
         for _ in range(rng.poisson(1.2 * self._weights["pedestrian"])):
@@ -347,12 +394,20 @@ class World:
                 number = agent(path, WALKER, s + 0.95 * k, v, size)
                 items.add(mesh, (0.0, 0.0, 0.0), label=DETECTION_CLASSES.index("pedestrian"), size=size, agent=number)
         for _ in range(int(22 * people)):
-            path = layout.crossing_walk(int(rng.integers(nx)), int(rng.integers(ny)), int(rng.integers(4)), float(rng.uniform(-1.2, 1.2)))
+            path = layout.crossing_walk(
+                int(rng.integers(nx)), int(rng.integers(ny)), int(rng.integers(4)), float(rng.uniform(-1.2, 1.2))
+            )
             size, mesh = shapes.build("pedestrian", rng)
             number = agent(path, WALKER, float(rng.uniform(0, path.length)), float(rng.uniform(0.8, 1.6)), size)
             items.add(mesh, (0.0, 0.0, 0.0), label=DETECTION_CLASSES.index("pedestrian"), size=size, agent=number)
         self.motion = Trajectories(
-            paths, np.array(path_of, np.int64), np.array(kinds, np.int64), np.array(start), np.array(cruise), np.array(sizes), self.duration + 1.0
+            paths,
+            np.array(path_of, np.int64),
+            np.array(kinds, np.int64),
+            np.array(start),
+            np.array(cruise),
+            np.array(sizes),
+            self.duration + 1.0,
         )
 
     def _freeze(self, items: _Items) -> None:
@@ -367,7 +422,9 @@ class World:
         c = self.quads[:, 3] - self.quads[:, 0]
         normal = np.cross(a, b) + np.cross(b, c)
         self.normal: F32 = (normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-        self.reach: F32 = np.linalg.norm(self.quads - self.quads.mean(axis=1, keepdims=True), axis=2).max(axis=1).astype(np.float32)
+        self.reach: F32 = (
+            np.linalg.norm(self.quads - self.quads.mean(axis=1, keepdims=True), axis=2).max(axis=1).astype(np.float32)
+        )
         self.rest = np.array(items.poses, np.float64).reshape(-1, 3)
         self.label = np.array(items.labels, np.int64)
         self.size = np.array(items.sizes, np.float64).reshape(-1, 3)
