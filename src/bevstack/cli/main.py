@@ -71,6 +71,9 @@ def run(
     rig: Annotated[Path | None, typer.Option(help="Rig file (YAML) with calibrations, for sources that have none.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the instant with the most certain boxes (.png, .jpg).")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the summary as JSON.")] = None,
+    wire: Annotated[
+        bool, typer.Option("--wire/--no-wire", help="Let ROS 2 nodes of other processes see and feed the topics.")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="Lowest severity that nodes log: debug, info, warn, error.")] = "warn",
 ) -> None:
     """Run a source through the nodes: boxes out, live table, summary at the end. Ctrl-C ends cleanly."""
@@ -93,6 +96,7 @@ def run(
             rig=rig,
             score_threshold=score_threshold,
             log_level=log_level,
+            wire=wire,
         )
     )
 

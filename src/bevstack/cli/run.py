@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class RunOptions:
         rig: rig file with calibrations.
         score_threshold: None: the node's default.
         log_level: lowest severity that is logged.
+        wire: let ROS 2 nodes of other processes see and feed the topics of this run.
     """
 
     source: str
@@ -54,6 +56,7 @@ class RunOptions:
     rig: Path | None = None
     score_threshold: float | None = None
     log_level: str = "warn"
+    wire: bool = False
 
     @property
     def live(self) -> bool:
@@ -69,6 +72,8 @@ def run(options: RunOptions, console: Console | None = None) -> Summary:
     """
     out = console or Console()
     check(options)
+    if not options.wire:
+        stay_inside()
     nodes = graph(options)
     from bevstack.bev.weights import find_weights
     from bevstack.ros.launcher import run_nodes
@@ -115,6 +120,15 @@ def run(options: RunOptions, console: Console | None = None) -> Summary:
     return summary
 
 
+def stay_inside() -> None:
+    """Keeps the topics of this process from others, and theirs from it: a second run beside this one must change nothing.
+
+    Must be called before the first node is made. What the user has set goes before.
+    """
+    os.environ.setdefault("BEVSTACK_WIRE", "off")
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")  # where real rclpy runs
+
+
 def summarise(options: RunOptions, made: Mapping[str, Any], **files: str) -> Summary:
     """The run so far, from the nodes that were made."""
     from .statistics import Statistics
@@ -150,15 +164,19 @@ def bag_path(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".mcap", ".db3") else path
 
 
-def camera_names(options: RunOptions) -> list[str]:
-    """The source's cameras, in rig order; fails early and plainly where the source cannot be opened."""
+def probe(options: RunOptions) -> tuple[list[str], float | None]:
+    """The source's cameras, in rig order, and its instants per second where known; fails where it cannot be opened.
+
+    Raises:
+        SourceError: nothing there, nothing known, or no cameras in it.
+    """
     from bevstack.frames.source import open_source
 
     with open_source(options.source, rig=options.rig) as source:
-        names = list(source.cameras)
+        names, rate = list(source.cameras), source.rate
     if not names:
         raise SourceError(f"source {options.source} has no cameras")
-    return names
+    return names, rate
 
 
 def graph(options: RunOptions) -> list[Any]:
@@ -170,7 +188,7 @@ def graph(options: RunOptions) -> list[Any]:
     lockstep = not options.live if options.lockstep is None else options.lockstep
     if lockstep and options.live:
         raise BevstackError(f"source {options.source} is live and cannot wait: leave --lockstep out")
-    names = camera_names(options)
+    names, source_rate = probe(options)
     values = {
         "source": options.source,
         "cameras": ",".join(names),
@@ -187,9 +205,10 @@ def graph(options: RunOptions) -> list[Any]:
         "log_level": options.log_level,
     }
     extra: dict[str, dict[str, Any]] = {
+        # A camera counts as silent after three periods: at 2 Hz that is later than the node's default.
+        "bev_node": {"camera_timeout": min(60.0, max(0.5, 3.0 / source_rate))} if source_rate else {},
         # The first instant may wait for the engine to warm up.
         "camera_node": {"lockstep_timeout": 120.0} if lockstep else {},
-        "recorder": {"timestamps": "header" if lockstep else "receive"},
         "viewer": {"port": options.view_port, "source": options.source},
     }
     nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
