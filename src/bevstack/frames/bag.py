@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,9 @@ class BagSource(FrameSource):
         max_pose_gap: odometry with larger gaps than this (seconds) is not interpolated.
         sync: how frames become instants.
 
+    Attributes:
+        unposed: frames of the running or last iteration for which odometry gave no pose (``T_world_ego`` None).
+
     Raises:
         SourceError: no bag, or no images in it.
         CalibrationError: a camera without calibration, a frame missing in tf.
@@ -142,6 +145,7 @@ class BagSource(FrameSource):
         self.base_frame = frame_name(base_frame)
         self.world_frame = world_frame
         self._max_gap = round(max_pose_gap * 1e9)
+        self.unposed = 0
         self._reader = BagReader(self.path)
         try:
             self._topics = self._choose(cameras, image_topic_template)
@@ -152,7 +156,7 @@ class BagSource(FrameSource):
         except BaseException:
             self._reader.close()
             raise
-        for problem in [*self._reader.problems, *require_rig(self._cameras)]:
+        for problem in [*self._reader.problems, *self._uneven(), *require_rig(self._cameras)]:
             self.note(problem)
 
     @property
@@ -216,6 +220,18 @@ class BagSource(FrameSource):
         if not names:
             raise SourceError(f"bag {self.name} has no image topics like {template!r} (topics: {', '.join(sorted(topics))})")
         return {name: self._image_topic(name, template.format(camera=name), None, topics) for name in rig_order(names)}
+
+    def _uneven(self) -> list[str]:
+        """Cameras with far fewer images than others: a recorder that could not keep up, or a camera that stopped."""
+        counts = {name: self._reader.topics[t.topic].count for name, t in self._topics.items()}
+        most = max(counts.values())
+        few = [f"{name} {count}" for name, count in counts.items() if count < 0.9 * most - 1]
+        if not few:
+            return []
+        return [
+            f"bag {self.name} lacks images ({', '.join(few)} of {most}): lost while recording; "
+            "missing_after=1 goes on with the cameras that are there"
+        ]
 
     def _choose_odometry(self, wanted: str | None) -> str | None:
         odometry = [t.name for t in self._reader.topics.values() if t.type == ODOMETRY and t.count]
@@ -375,6 +391,7 @@ class BagSource(FrameSource):
         if from_topic is not None:
             wanted.add(from_topic)
         poses = PoseBuffer()
+        self.unposed = 0
         held: deque[tuple[Frame, int]] = deque()
         noted = len(self._reader.problems)
         for message in self._reader.messages(wanted):
@@ -417,12 +434,13 @@ class BagSource(FrameSource):
             yield self._posed(frame, poses)
 
     def _posed(self, frame: Frame, poses: PoseBuffer) -> Frame:
-        from dataclasses import replace
-
         try:
             return replace(frame, T_world_ego=poses.at(frame.stamp, self._max_gap))
         except PoseUnavailableError as error:
-            if len(poses):
+            self.unposed += 1
+            if self.unposed > 1:
+                pass  # one line is enough; ``unposed`` counts the others
+            elif len(poses):
                 self.note(f"{self.name}: {error}")
             else:
                 self.note(

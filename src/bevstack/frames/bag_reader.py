@@ -117,13 +117,10 @@ class BagReader:
 
     def _open_intact(self) -> str | None:
         """Open through rosbags; on failure the reason in a few words."""
-        from rosbags.rosbag2 import Reader
-
         if self.path.is_dir() and not (self.path / "metadata.yaml").exists():
             return "no metadata.yaml: the recorder was stopped hard"
         if self.path.name.endswith(".zstd"):
             return self._open_rosbags(self._unpacked(self.path))
-        del Reader
         return self._open_rosbags(self.path)
 
     def _open_rosbags(self, path: Path) -> str | None:
@@ -167,17 +164,30 @@ class BagReader:
         if not connections:
             return
         last: int | None = None
+        missing = Counter({c.topic: 0 for c in connections})
+        for connection in connections:
+            missing[connection.topic] += connection.msgcount
         try:
             for connection, stamp, raw in self._reader.messages(connections):
                 last = stamp
+                missing[connection.topic] -= 1
                 yield BagMessage(connection.topic, connection.msgtype, stamp, bytes(_plain(raw)))
         except GeneratorExit:
             raise
         except Exception as error:  # noqa: BLE001 - see _open_rosbags; the rest is read by scanning
-            self.problems.append(f"bag {self.path.name} is damaged ({_short(error)}): only intact messages are read")
+            self._note(f"bag {self.path.name} is damaged ({_short(error)}): only intact messages are read")
             if not self._files:
                 self._files = [self._unpacked(file) for file in storage_files(self.path)]
             yield from self._scanned(topics, last)
+            return
+        lost = {topic: count for topic, count in missing.items() if count > 0}
+        if lost:
+            listed = ", ".join(f"{topic} {count}" for topic, count in list(lost.items())[:6])
+            self._note(f"bag {self.path.name} holds fewer messages than its metadata states (missing: {listed}): it was cut")
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _scanned(self, topics: Collection[str] | None, after: int | None) -> Iterator[BagMessage]:
         damaged = 0
@@ -190,7 +200,7 @@ class BagReader:
                 except zstandard.ZstdError:
                     damaged += 1
         if damaged:
-            self.problems.append(f"{damaged} messages of bag {self.path.name} cannot be decompressed")
+            self._note(f"{damaged} messages of bag {self.path.name} cannot be decompressed")
 
     def close(self) -> None:
         """Close files and remove temporary copies."""

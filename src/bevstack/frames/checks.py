@@ -53,9 +53,11 @@ def check_camera(camera: Camera, image_size: tuple[int, int] | None = None) -> l
     if problems:
         return problems
     cx, cy = camera.K[0, 2], camera.K[1, 2]
-    if not (0 <= cx < camera.width and 0 <= cy < camera.height):
+    # A K of twice the size puts it on the border, one of half the size near a quarter (which a crop may do as well).
+    if not (0.02 <= cx / camera.width <= 0.98 and 0.02 <= cy / camera.height <= 0.98):
         problems.append(
-            f"{name}: principal point ({cx:.0f}, {cy:.0f}) lies outside its {camera.width}x{camera.height} image: "
+            f"{name}: principal point ({cx:.0f}, {cy:.0f}) lies at the border or outside of its "
+            f"{camera.width}x{camera.height} image: "
             "K belongs to another image size"
         )
     fx, fy = camera.K[0, 0], camera.K[1, 1]

@@ -189,6 +189,10 @@ def open_source(
 def _open_path(path: Path, entries: dict[str, RigEntry], chosen: dict[str, RigEntry] | None, options: dict[str, Any]) -> Source:
     from .bag_reader import is_bag
 
+    if path.is_dir() and (any(path.glob("v1.0-*")) or path.name.startswith("v1.0-")):
+        from .nuscenes import NuScenesSource
+
+        return _call(NuScenesSource, path, chosen, options)
     if path.name == "sample.json" or (path.is_dir() and (path / "sample.json").exists()):
         from .sample_json import SampleJsonSource
 
@@ -198,10 +202,6 @@ def _open_path(path: Path, entries: dict[str, RigEntry], chosen: dict[str, RigEn
 
         return _call(BagSource, path, chosen, options)
     if path.is_dir():
-        if any(path.glob("v1.0-*")) or path.name.startswith("v1.0-"):
-            from .nuscenes import NuScenesSource
-
-            return _call(NuScenesSource, path, chosen, options)
         videos = sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
         if videos:
             from .video import VideoSource

@@ -218,7 +218,8 @@ class Synchroniser(ABC):
             return None
         self._last_instant = reference.stamp
         self.instants += 1
-        pose = reference.T_world_ego
+        # A camera whose pose is not known must not make the car jump: any of the same instant is nearer than none.
+        pose = next((item.T_world_ego for item in frames.values() if item.T_world_ego is not None), None)
         return FrameSet(reference.stamp, frames, np.eye(4) if pose is None else pose)
 
 
