@@ -62,6 +62,7 @@ PARAMETERS: tuple[Spec, ...] = (
 )
 
 _GIVE_UP_LOCKSTEP = 3
+_LAST_ANSWER_S = 2.0
 
 
 class CameraNode(Node):
@@ -90,6 +91,7 @@ class CameraNode(Node):
         self._outstanding: deque[int] = deque()
         self._answered = threading.Condition()
         self._unanswered = 0
+        self._longest_answer = 0.0
         self._lockstep: bool = p["lockstep"]
         self._source = source if source is not None else self._open()
         self._rig = [n for n in self._source.cameras if not p["cameras"] or n in p["cameras"]]
@@ -245,7 +247,10 @@ class CameraNode(Node):
         if self._stopping.is_set():
             return
         if self._lockstep:
-            self._wait_for_answers(0)
+            # The last instant may lack a camera (a recorder that was killed): then there is no answer to wait for.
+            self._wait_for_answers(0, max(_LAST_ANSWER_S, 4.0 * self._longest_answer))
+        if self._stopping.is_set():
+            return
         self._end.publish(Bool(data=True))
         self.get_logger().info(f"end of source: {self.instants_sent} instants, {self.frames_sent} frames sent")
         self.finished.set()
@@ -305,13 +310,15 @@ class CameraNode(Node):
                 self._outstanding.popleft()
             self._answered.notify_all()
 
-    def _wait_for_answers(self, allowed: int) -> None:
-        """Wait until no more than ``allowed`` instants are unanswered."""
+    def _wait_for_answers(self, allowed: int, most: float = float("inf")) -> None:
+        """Wait until no more than ``allowed`` instants are unanswered, at most ``most`` or ``lockstep_timeout`` seconds."""
+        began = time.monotonic()
         with self._answered:
             answered = self._answered.wait_for(
-                lambda: len(self._outstanding) <= allowed or self._stopping.is_set(), self._p["lockstep_timeout"]
+                lambda: len(self._outstanding) <= allowed or self._stopping.is_set(), min(most, self._p["lockstep_timeout"])
             )
             if answered:
+                self._longest_answer = max(self._longest_answer, time.monotonic() - began)
                 self._unanswered = 0
                 return
             lost = list(self._outstanding)
