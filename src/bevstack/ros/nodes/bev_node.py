@@ -141,7 +141,7 @@ class BevNode(LifecycleNode):
         self._active = False
         self._failure = ""
         self._built = False
-        self._trouble, self._trouble_at = "", 0.0
+        self._troubles: deque[tuple[float, str]] = deque(maxlen=16)
         self._posed = True
         self._done: deque[float] = deque(maxlen=50)
         self._latency_ms = 0.0
@@ -435,7 +435,6 @@ class BevNode(LifecycleNode):
         if pipeline is None:
             return
         counts = pipeline.counts()
-        recent = time.monotonic() - self._trouble_at < 1.0
         message = PipelineStatus(
             header=convert.header(stamp, self._p["output_frame"]),
             rung=str(getattr(self._model, "rung", self._p["model"])),
@@ -450,7 +449,7 @@ class BevNode(LifecycleNode):
             cameras=list(counts.cameras),
             camera_frames=np.array([c.frames for c in counts.cameras.values()], np.uint64),
             camera_drops=np.array([c.drops for c in counts.cameras.values()], np.uint64),
-            reason=reason or (self._trouble if recent else ""),
+            reason=reason or self._trouble(),
         )
         self._status.publish(message)
 
@@ -505,8 +504,18 @@ class BevNode(LifecycleNode):
 
     def _note(self, reason: str) -> None:
         """Remember and log (throttled) why something was lost."""
-        self._trouble, self._trouble_at = reason, time.monotonic()
+        self._troubles.append((time.monotonic(), reason))
         self.get_logger().warning(reason, throttle_duration_sec=2.0)
+
+    def _trouble(self, seconds: float = 1.0) -> str:
+        """What went wrong in the last ``seconds``: up to three different reasons, the newest last."""
+        since = time.monotonic() - seconds
+        recent = list(dict.fromkeys(text for at, text in list(self._troubles) if at >= since))
+        return "; ".join(recent[-3:])
+
+    def _because(self) -> str:
+        text = self._trouble(10.0)
+        return f": {text}" if text else ""
 
     def _diagnose_state(self, stat: Any) -> Any:
         if self._failure:
@@ -518,8 +527,9 @@ class BevNode(LifecycleNode):
         stat.add("model", str(self._p["model"]))
         stat.add("engine", str(self._p["engine"]))
         stat.add("rung", str(getattr(self._model, "rung", "")))
-        stat.add("last problem", self._trouble)
-        stat.add("last problem age s", f"{time.monotonic() - self._trouble_at:.1f}" if self._trouble else "")
+        at, text = self._troubles[-1] if self._troubles else (0.0, "")
+        stat.add("last problem", text)
+        stat.add("last problem age s", f"{time.monotonic() - at:.1f}" if text else "")
         return stat
 
     def _diagnose_cameras(self, stat: Any) -> Any:
@@ -541,8 +551,11 @@ class BevNode(LifecycleNode):
             elif name in silent or age > max(1.0, 2 * self._p["camera_timeout"]):
                 problems.append(f"{name}: silent for {age:.1f} s")
                 worst = DiagnosticStatus.ERROR
-            elif count.reason and count.reason == self._trouble and now - self._trouble_at < 5.0:
+            elif count.reason and now - count.reason_at < 5.0:
                 problems.append(count.reason)
+                worst = max(worst, DiagnosticStatus.WARN)
+            elif rig.doubts(name):
+                problems += rig.doubts(name)
                 worst = max(worst, DiagnosticStatus.WARN)
             stat.add(f"{name} frames", str(count.frames))
             stat.add(f"{name} drops", str(count.drops))
@@ -558,9 +571,9 @@ class BevNode(LifecycleNode):
         counts, rate, sync = pipeline.counts(), self._rate(), pipeline.synchroniser
         quiet = time.monotonic() - self._last_result if self._last_result is not None else None
         if quiet is None:
-            stat.summary(DiagnosticStatus.WARN, f"no instant yet{f': {self._trouble}' if self._trouble else ''}")
+            stat.summary(DiagnosticStatus.WARN, f"no instant yet{self._because()}")
         elif quiet > max(2.0, 4.0 / rate if rate else 0.0):
-            stat.summary(DiagnosticStatus.ERROR, f"no instant for {quiet:.1f} s{f': {self._trouble}' if self._trouble else ''}")
+            stat.summary(DiagnosticStatus.ERROR, f"no instant for {quiet:.1f} s{self._because()}")
         elif self._p["min_rate"] and rate < self._p["min_rate"]:
             stat.summary(DiagnosticStatus.WARN, f"{rate:.1f} instants/s, fewer than min_rate {self._p['min_rate']:g}")
         else:
@@ -591,7 +604,7 @@ class BevNode(LifecycleNode):
                 f"no {self._p['odom_frame']} -> {self._p['base_frame']} on /tf: past frames are not aligned",
             )
         elif not self._posed:
-            stat.summary(DiagnosticStatus.WARN, f"no ego pose for the last instant: {self._trouble}")
+            stat.summary(DiagnosticStatus.WARN, f"no ego pose for the last instant{self._because()}")
         else:
             stat.summary(DiagnosticStatus.OK, "ego poses known")
         return stat

@@ -36,13 +36,17 @@ class Model(Protocol):
 
 @dataclass
 class CameraCount:
-    """Frames of one camera: received, and lost on the way to a published result. ``arrived`` is monotonic seconds."""
+    """Frames of one camera: received, and lost on the way to a published result.
+
+    ``arrived`` and ``reason_at`` are monotonic seconds: of the last frame, and of the last loss with a reason.
+    """
 
     frames: int = 0
     drops: int = 0
     arrived: float | None = None
     stamp: int | None = None
     reason: str = ""
+    reason_at: float = 0.0
 
 
 @dataclass
@@ -177,8 +181,9 @@ class Pipeline:
 
     def _lose(self, name: str, reason: str) -> None:
         with self._lock:
-            self._counts.cameras[name].drops += 1
-            self._counts.cameras[name].reason = reason
+            count = self._counts.cameras[name]
+            count.drops += 1
+            count.reason, count.reason_at = reason, time.monotonic()
         self._on_problem(reason)
 
     def _decoded(self, result: Frame | DecodeFailure) -> None:
