@@ -15,3 +15,7 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"test data not found at {path}: put the shared folder beside the checkout or set BEVSTACK_SHARED")
     return path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden-dir", default=None, help="run tests/golden on another folder of golden/fastbev's layout")
