@@ -28,6 +28,7 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO, TF, ODOMETRY = "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage", "nav_msgs/msg/Odometry"
 _POSE_WAIT_NS = 500_000_000
 _MAX_HELD = 64
+_LOOK_AHEAD_NS = 60_000_000_000  # what is not there after a minute of the bag will not come
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ class BagSource(FrameSource):
         wanted = {*info_topics, *image_topics, *self._tf_topics()}
         stamps: list[int] = []
         for message in self._reader.messages(wanted):
+            if len(firsts) == len(image_topics) and message.stamp - (self._reader.start or 0) > _LOOK_AHEAD_NS:
+                break
             if message.topic in info_topics:
                 if info_topics[message.topic] not in infos and (info := self._decode(message)) is not None:
                     infos[info_topics[message.topic]] = info

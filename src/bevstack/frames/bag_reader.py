@@ -221,6 +221,8 @@ def _plain(data: bytes) -> bytes:
     """Undo zstd per message, which only metadata.yaml states; a CDR message never starts with zstd's magic number."""
     if data[:4] != _ZSTD_MAGIC:
         return data
+    if zstandard.frame_content_size(data) > _MAX_MESSAGE:
+        raise zstandard.ZstdError(f"the message states more than {_MAX_MESSAGE} bytes")
     return zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_MESSAGE)
 
 

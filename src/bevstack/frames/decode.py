@@ -6,6 +6,7 @@ painting it grey, and lets the interpreter run meanwhile. `python benchmarks/dec
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 from collections import deque
@@ -30,6 +31,11 @@ Image = NDArray[np.uint8]
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 1 << 27
+# Where the DCT has done most of the shrinking, bilinear is as close to the full image's area average as another area average
+# (47.2 against 47.1 dB from 1600x900 to 704x396) and six times faster: `python benchmarks/decode.py`.
+_LINEAR_SHRINK = 4 / 3
+
+logger = logging.getLogger("bevstack.frames")
 
 
 class DecodeError(SourceError):
@@ -112,7 +118,12 @@ def decode(
             raise DecodeError(f"JPEG of {len(encoded)} bytes ({width}x{height}) is damaged: {error}") from None
     else:
         image = _decode_png(encoded)
-    return resize(image, size, filter) if size is not None and exact else image
+    if size is None or not exact:
+        return image
+    shrink = max(image.shape[1] / size[0], image.shape[0] / size[1])
+    if filter == "area" and image.shape[1] < width and 1.0 < shrink < _LINEAR_SHRINK:
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    return resize(image, size, filter)
 
 
 def _decode_png(encoded: bytes | memoryview) -> Image:
@@ -232,7 +243,7 @@ class DecodePool:
     ) -> None:
         """Queue a frame; ``done`` is called on a worker thread with the decoded frame or with the failure.
 
-        A frame that a newer one of the same camera overtakes is dropped without a call. ``done`` must not raise.
+        A frame that a newer one of the same camera overtakes is dropped without a call. What ``done`` raises is logged.
 
         Raises:
             SourceError: after ``close``.
@@ -345,6 +356,9 @@ class DecodePool:
                     self.counters[name].decoded += 1
             try:
                 job.done(result)
+            except Exception:
+                # One bad callback must not take the worker with it: cameras would stop without a word.
+                logger.exception("the receiver of decoded frames of %s failed", name)
             finally:
                 with self._condition:
                     self._busy.discard(name)
