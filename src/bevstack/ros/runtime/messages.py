@@ -247,6 +247,7 @@ def _build_service(store: RosTypestore, name: str) -> type[Any]:
 
 
 def _build(store: RosTypestore, name: str) -> type[Any]:
+    constants: Any
     constants, all_fields = store.fielddefs[name]
     package, kind, short = name.split("/")
     fields = [(normalize_fieldname(field), desc) for field, desc in all_fields if field != EMPTY_MEMBER]

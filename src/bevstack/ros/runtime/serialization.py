@@ -126,7 +126,7 @@ def serialize_to_buffers(message: Any) -> list[memoryview]:
                 struct.pack_into("<I", head, 4 + start, data.size)
             except _FAILURES as error:
                 raise _explain(message, error) from error
-            return [head.toreadonly(), memoryview(data).cast("B")]
+            return [head.toreadonly(), memoryview(data.data).cast("B")]
     return [serialize_to_view(message)]
 
 

@@ -121,7 +121,8 @@ class RosTypestore(Typestore):
                 self.define_package(package)
 
     def _define(self, name: str, constants: Any, fields: Any) -> None:
-        self.fielddefs[name] = (constants, [(field, _without_char(desc)) for field, desc in fields] or list(_EMPTY))
+        described: Any = [(field, _without_char(desc)) for field, desc in fields] or list(_EMPTY)
+        self.fielddefs[name] = (constants, described)
 
     def define_package(self, folder: Path) -> None:
         """Adds the .msg and .srv files of one package folder (`<name>/msg`, `<name>/srv`); known types are kept."""

@@ -1,8 +1,8 @@
 """How Cyclone DDS is configured, from ROS's environment variables.
 
-`CYCLONEDDS_URI` comes last and so overrides what is set here. Sizes: large messages want large fragments and a large receive buffer
-(`max`, never `min`: a minimum that the kernel does not grant ends start-up); fragments above the MTU of a real network would rely on
-IP fragmentation, so they are used on one machine only.
+`CYCLONEDDS_URI` comes last and so overrides what is set here. Sizes: large messages want large fragments and a large receive
+buffer (`max`, never `min`: a minimum that the kernel does not grant ends start-up); fragments above the MTU of a real network
+would rely on IP fragmentation, so they are used on one machine only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def configuration(environment: Mapping[str, str] = os.environ) -> str:
     general, discovery = [], []
     peers = [peer.strip() for peer in environment.get("ROS_STATIC_PEERS", "").split(";") if peer.strip()]
     if local:
-        general.append("<AllowMulticast>false</AllowMulticast>")
+        # On the loopback interface multicast stays on the machine. Humble's nodes in local mode are found only by it, Jazzy's
+        # (which listen on the default interface) only by the unicast peer below.
+        general.append(f"<AllowMulticast>{'spdp' if chosen == 'LOCALHOST' else 'false'}</AllowMulticast>")
         general.append("<MaxMessageSize>65500B</MaxMessageSize><FragmentSize>63000B</FragmentSize>")
         if "NetworkInterface" not in user:  # interfaces add up instead of overriding
             general.append('<Interfaces><NetworkInterface name="lo"/></Interfaces>')

@@ -1,8 +1,8 @@
 """C descriptions of ROS types for Cyclone DDS, made from the type store. No XTypes information, on purpose.
 
-A process with Cyclone DDS 0.10.5 crashes when a peer sends XTypes information for a topic that it describes too, so none may leave
-this one: the description has no type information, no type mapping and no flag that announces them. Cyclone then
-checks and swaps received CDR by the little program (`ops`) below, whose instructions are those of dds_opcodes.h.
+A process with Cyclone DDS 0.10.5 crashes when a peer sends XTypes information for a topic that it describes too, so none may
+leave this one: the description has no type information, no type mapping and no flag that announces them. Cyclone then checks
+and swaps received CDR by the little program (`ops`) below, whose instructions are those of dds_opcodes.h.
 """
 
 from __future__ import annotations

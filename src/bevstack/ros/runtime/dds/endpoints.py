@@ -55,7 +55,7 @@ class _Endpoint:
                 return
             self.closed = True
         self._wire.forget(self)
-        self._wire.loop.detach(self.entity)
+        self._wire.loop.forget(self)
         self._library.dds_delete(self.entity)
 
     def _status(self, getter: Any, status: Any) -> Any:
@@ -135,7 +135,7 @@ class Writer(_Endpoint):
         if on_event:
             callback = on_event
             mask = c.PUBLICATION_MATCHED | c.OFFERED_INCOMPATIBLE_QOS | c.OFFERED_DEADLINE_MISSED | c.LIVELINESS_LOST
-            wire.loop.on_status(self.entity, mask, lambda: self._events(callback))
+            wire.loop.on_status(self, self.entity, mask, lambda: self._events(callback))
 
     def _events(self, on_event: OnEvent) -> None:
         if self.closed:
@@ -219,8 +219,8 @@ class Reader(_Endpoint):
             callback = on_event
             mask = c.SUBSCRIPTION_MATCHED | c.REQUESTED_INCOMPATIBLE_QOS | c.REQUESTED_DEADLINE_MISSED
             mask |= c.LIVELINESS_CHANGED | c.SAMPLE_LOST
-            wire.loop.on_status(self.entity, mask, lambda: self._events(callback))
-        wire.loop.on_data(self.entity, self._take)
+            wire.loop.on_status(self, self.entity, mask, lambda: self._events(callback))
+        wire.loop.on_data(self, self.entity, self._take)
 
     def _events(self, on_event: OnEvent) -> None:
         if self.closed:
@@ -251,10 +251,10 @@ class Reader(_Endpoint):
                 self._library.ddsi_serdata_unref(sample)
                 continue
             meta = MessageMeta(info.source_timestamp, received, self._publisher(info.publication_handle), None)
-            view = _view(self._library, sample)
+            view = _view(self._library, sample or 0)
             try:
                 self._on_data(view, meta)
-            except Exception as error:  # the rest of the batch must still be delivered; re-raised below
+            except Exception as error:  # noqa: BLE001 - the rest of the batch must still be delivered; re-raised below
                 failure = error
         if failure:
             raise failure
@@ -280,7 +280,7 @@ class Reader(_Endpoint):
 
 
 def _view(library: c.Library, sample: int) -> memoryview:
-    """The bytes of a sample, whose reference is given up: a copy if small, else the sample itself until the last view is gone."""
+    """The bytes of a sample, whose reference passes on: a copy if small, else the sample itself until the last view is gone."""
     size = library.ddsi_serdata_size(sample)
     vector = c.IoVector()
     handle = library.ddsi_serdata_to_ser_ref(sample, 0, size, ct.byref(vector))

@@ -73,7 +73,7 @@ class Graph:
             reader = check(
                 self._library, self._library.dds_create_reader(wire.participant, topic, None, None), "built-in reader"
             )
-            wire.loop.on_data(reader, lambda reader=reader, handler=handler: handler(reader))  # type: ignore[misc]
+            wire.loop.on_data(self, reader, lambda reader=reader, handler=handler: handler(reader))  # type: ignore[misc]
 
     # Our half ----------------------------------------------------------------------------------------------------------------
 

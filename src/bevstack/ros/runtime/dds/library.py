@@ -1,8 +1,8 @@
 """Cyclone DDS's C library, as the cyclonedds wheel brings it, bound through ctypes.
 
-The wheel's Python layer is not used: it cannot create a topic without XTypes information, and it holds the interpreter lock while it
-copies. A ctypes call gives the lock away. Structures follow the public headers of Cyclone DDS 11 (dds.h, dds_public_impl.h,
-dds_public_status.h, dds_builtin_topics), so exactly that version is accepted.
+The wheel's Python layer is not used: it cannot create a topic without XTypes information, and it holds the interpreter lock
+while it copies. A ctypes call gives the lock away. Structures follow the public headers of Cyclone DDS 11 (dds.h,
+dds_public_impl.h, dds_public_status.h), so exactly that version is accepted.
 """
 
 from __future__ import annotations

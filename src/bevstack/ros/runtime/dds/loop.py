@@ -32,6 +32,7 @@ class Loop:
         self._library = library
         self._keys = itertools.count(1)
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._attached: dict[int, list[tuple[int, int]]] = {}  # owner -> (key, entity)
         self._waitset = check(library, library.dds_create_waitset(participant), "waitset")
         self._stop = check(library, library.dds_create_guardcondition(participant), "guard condition")
         check(library, library.dds_waitset_attach(self._waitset, self._stop, 0), "waitset")
@@ -43,24 +44,27 @@ class Loop:
     def is_current_thread(self) -> bool:
         return threading.current_thread() is self._thread
 
-    def on_data(self, reader: int, handler: Callable[[], None]) -> int:
-        """Calls `handler` while the reader has samples; gives the condition to detach."""
+    def on_data(self, owner: object, reader: int, handler: Callable[[], None]) -> None:
+        """Calls `handler` while the reader has samples."""
         condition = check(self._library, self._library.dds_create_readcondition(reader, ANY_STATE), "read condition")
-        self._attach(condition, handler)
-        return condition
+        self._attach(owner, condition, handler)
 
-    def on_status(self, entity: int, mask: int, handler: Callable[[], None]) -> None:
+    def on_status(self, owner: object, entity: int, mask: int, handler: Callable[[], None]) -> None:
         """Calls `handler` when one of the statuses in `mask` changes."""
         check(self._library, self._library.dds_set_status_mask(entity, mask), "status mask")
-        self._attach(entity, handler)
+        self._attach(owner, entity, handler)
 
-    def _attach(self, entity: int, handler: Callable[[], None]) -> None:
+    def _attach(self, owner: object, entity: int, handler: Callable[[], None]) -> None:
         key = next(self._keys)
         self._handlers[key] = handler
+        self._attached.setdefault(id(owner), []).append((key, entity))
         check(self._library, self._library.dds_waitset_attach(self._waitset, entity, key), "waitset")
 
-    def detach(self, entity: int) -> None:
-        self._library.dds_waitset_detach(self._waitset, entity)
+    def forget(self, owner: object) -> None:
+        """Detaches all that `owner` attached."""
+        for key, entity in self._attached.pop(id(owner), ()):
+            self._library.dds_waitset_detach(self._waitset, entity)
+            self._handlers.pop(key, None)
 
     def _run(self) -> None:
         keys = (ct.c_int64 * _BATCH)()
@@ -76,7 +80,7 @@ class Loop:
                     continue
                 try:
                     handler()
-                except Exception:  # a user's callback must not end the thread that serves all others
+                except Exception:  # noqa: BLE001 - a user's callback must not end the thread that serves all others
                     _log.exception("a callback of the wire failed")
 
     def close(self) -> None:
