@@ -135,10 +135,10 @@ class Parameter:
         message = message_class("rcl_interfaces/msg/ParameterValue")(type=self._type_.value)
         if field is not None and self._value is not None:
             value = self._value
-            if isinstance(value, tuple):
+            if self._type_ is kind.BYTE_ARRAY and not isinstance(value, bytes):
+                value = b"".join(value)
+            elif isinstance(value, tuple):
                 value = list(value)
-            elif self._type_ is kind.BYTE_ARRAY and isinstance(value, bytes):
-                value = [bytes([item]) for item in value]
             setattr(message, field, value)
         return message
 
@@ -169,7 +169,7 @@ def parameter_value_to_python(parameter_value: Any) -> Any:
     if kind is types.STRING:
         return value.string_value
     if kind is types.BYTE_ARRAY:
-        return list(value.byte_array_value)
+        return [item if isinstance(item, bytes) else bytes([item]) for item in value.byte_array_value]
     if kind is types.BOOL_ARRAY:
         return [bool(item) for item in value.bool_array_value]
     if kind is types.INTEGER_ARRAY:
