@@ -94,9 +94,8 @@ def main() -> None:
         "bevstack, DCT-scaled decode, undistort and resize in one": lambda: rectifier(decode(encoded, target, exact=False)),
     }
     results: dict[str, float] = {name: median_ms(call, options.repeat) for name, call in ways.items()}
-    print(
-        f"{width}x{height} JPEG of {len(encoded) / 1024:.0f} KiB to {target[0]}x{target[1]}, one thread, median of {options.repeat}"
-    )
+    kib = len(encoded) / 1024
+    print(f"{width}x{height} JPEG of {kib:.0f} KiB to {target[0]}x{target[1]}, one thread, median of {options.repeat}")
     exact = resize(decode(encoded), target).astype(np.float64)
     rest = {"area": resize(decode(encoded, target, exact=False), target), "decode's choice": decode(encoded, target)}
     for name, image in rest.items():
