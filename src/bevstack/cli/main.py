@@ -74,7 +74,10 @@ def run(
     wire: Annotated[
         bool, typer.Option("--wire/--no-wire", help="Let ROS 2 nodes of other processes see and feed the topics.")
     ] = False,
-    log_level: Annotated[str, typer.Option(help="Lowest severity that nodes log: debug, info, warn, error.")] = "warn",
+    log_level: Annotated[
+        str | None,
+        typer.Option(help="Lowest severity that nodes log: debug, info, warn, error; default: warn, info with --view."),
+    ] = None,
 ) -> None:
     """Run a source through the nodes: boxes out, live table, summary at the end. Ctrl-C ends cleanly."""
     from .run import RunOptions
@@ -95,7 +98,7 @@ def run(
             json_file=json,
             rig=rig,
             score_threshold=score_threshold,
-            log_level=log_level,
+            log_level=log_level or ("info" if view else "warn"),
             wire=wire,
         )
     )

@@ -128,3 +128,38 @@ def parse_seeds(text: str) -> list[int]:
     if len(seeds) > 10_000:
         raise BevstackError(f"seeds {text!r} are {len(seeds)} drives: give at most 10000")
     return seeds
+
+
+@eval_app.command("fastbev")
+@plainly
+def eval_fastbev(
+    model: Annotated[str, typer.Option(help="Rung or weights file.")] = "fastbev-nano",
+    simulated: Annotated[bool, typer.Option("--simulated", help="Score on simulated drives.")] = False,
+    seeds: Annotated[str, typer.Option(help="Drives: A-B, or several separated by commas.")] = "0-15",
+    seconds: Annotated[float, typer.Option(help="Length of each drive.")] = 10.0,
+    data: Annotated[str | None, typer.Option(help="Instead: a nuScenes folder or a sample.json.")] = None,
+    engine: Annotated[Literal["onnx", "torch"], typer.Option(help="Inference engine.")] = "onnx",
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
+) -> None:
+    """Score boxes with nuScenes' own metrics: mAP, NDS, errors, per class."""
+    if simulated == (data is not None):
+        raise BevstackError("say what to score on: either --simulated or --data PATH")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bevstack.learn.evaluate import evaluate_simulated, evaluate_source
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None)
+
+        if data is not None:
+            result = evaluate_source(model, data, engine, threads=threads, progress=advance)
+        else:
+            result = evaluate_simulated(model, parse_seeds(seeds), engine, seconds=seconds, threads=threads, progress=advance)
+    Console().print(result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants"))
+    if json_file is not None:
+        result.save(json_file)

@@ -45,11 +45,13 @@ def stage_table(summary: Summary) -> Table:
     table.add_column("stage")
     for name in ("p50 ms", "p95 ms", "max ms"):
         table.add_column(name, justify="right")
-    for name, spread in summary.stages.items():
-        whole = name == "latency"
-        table.add_row(
-            "end to end" if whole else name, ms(spread.p50), ms(spread.p95), ms(spread.max), style="bold" if whole else None
-        )
+    # The model's own sum and the whole way come last, apart from the stages that they are made of.
+    names = [name for name in summary.stages if name not in ("total", "latency")]
+    rows = [(name, name, None) for name in names] + [("total", "model", None), ("latency", "end to end", "bold")]
+    for name, label, style in rows:
+        if name in summary.stages:
+            spread = summary.stages[name]
+            table.add_row(label, ms(spread.p50), ms(spread.p95), ms(spread.max), style=style)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -145,6 +146,8 @@ def check(options: RunOptions) -> None:
     Raises:
         BevstackError: a value out of range, a bag that exists already.
     """
+    if options.log_level not in ("debug", "info", "warn", "error", "fatal"):
+        raise BevstackError(f"log-level {options.log_level!r} is unknown: use debug, info, warn or error")
     if options.engine not in ("onnx", "torch"):
         raise BevstackError(f"engine {options.engine!r} is unknown: use onnx or torch")
     if options.rate < 0:
@@ -172,8 +175,14 @@ def probe(options: RunOptions) -> tuple[list[str], float | None]:
     """
     from bevstack.frames.source import open_source
 
-    with open_source(options.source, rig=options.rig) as source:
-        names, rate = list(source.cameras), source.rate
+    logger = logging.getLogger("bevstack.frames")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what is odd about the source is said when it is read
+    try:
+        with open_source(options.source, rig=options.rig) as source:
+            names, rate = list(source.cameras), source.rate
+    finally:
+        logger.setLevel(level)
     if not names:
         raise SourceError(f"source {options.source} has no cameras")
     return names, rate
@@ -208,7 +217,10 @@ def graph(options: RunOptions) -> list[Any]:
         # A camera counts as silent after three periods: at 2 Hz that is later than the node's default.
         "bev_node": {"camera_timeout": min(60.0, max(0.5, 3.0 / source_rate))} if source_rate else {},
         # The first instant may wait for the engine to warm up.
-        "camera_node": {"lockstep_timeout": 120.0} if lockstep else {},
+        "camera_node": {
+            **({"lockstep_timeout": 60.0} if lockstep else {}),
+            **({"truth_topic": "truth/detections"} if options.view_port is not None or options.picture else {}),
+        },
         "viewer": {"port": options.view_port, "source": options.source},
     }
     nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
@@ -260,6 +272,7 @@ def demo(
             json_file=folder / f"{name}.json",
             view_port=view_port,
             stay=stay,
+            log_level="warn" if view_port is None else "info",
         ),
         console,
     )

@@ -61,7 +61,7 @@ class PageServer:
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
-        log: Callable[[str], None] | None = None,
+        log: Callable[[str], object] | None = None,
         on_clients: Callable[[int], None] | None = None,
     ) -> None:
         if not 0 <= port <= 65535:

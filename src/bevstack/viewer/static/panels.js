@@ -20,7 +20,9 @@ export class Latency {
     const status = view.status;
     if (!status?.stages.length) return;
     if (!this.stages.size) this.list.replaceChildren();
-    const entries = [...status.stages.map((s) => [s.name, s.ms]), ["latency", status.latency_ms]];
+    // The model's own sum and the whole way come last, apart from the stages that they are made of.
+    const stages = status.stages.filter((s) => s.name !== "total"), model = status.stages.find((s) => s.name === "total");
+    const entries = [...stages.map((s) => [s.name, s.ms]), ...(model ? [["total", model.ms]] : []), ["latency", status.latency_ms]];
     for (const name of [...this.stages.keys()]) if (!entries.some(([n]) => n === name)) { this.stages.get(name).row.remove(); this.stages.delete(name); }
     for (const [name, value] of entries) {
       const stage = this.stages.get(name) ?? this.add(name);
@@ -28,14 +30,16 @@ export class Latency {
       stage.values.splice(0, stage.values.length - KEPT / 2);
       stage.now = value;
     }
-    this.list.append(this.stages.get("latency").row); // the whole comes last
+    if (model) this.list.append(this.stages.get("total").row);
+    this.list.append(this.stages.get("latency").row);
   }
 
   add(name) {
     const fill = make("div", { class: "fill" }), peak = make("div", { class: "peak", title: "95 of 100 are below" });
     const value = make("span", { class: "ms" });
-    const row = make("li", { class: name === "latency" ? "total" : "" },
-      make("span", { class: "name", title: name }, name === "latency" ? "end to end" : name), make("div", { class: "track" }, fill, peak), value);
+    const label = { latency: "end to end", total: "model" }[name] ?? name;
+    const row = make("li", { class: { latency: "total", total: "sum" }[name] ?? "" },
+      make("span", { class: "name", title: label }, label), make("div", { class: "track" }, fill, peak), value);
     this.list.append(row);
     const stage = { values: [], row, fill, peak, value, now: 0 };
     this.stages.set(name, stage);
@@ -162,7 +166,7 @@ export class Logs {
 
   redraw() {
     const shown = this.lines.filter((line) => this.wanted(line));
-    this.list.replaceChildren(...(shown.length ? shown.map((line) => this.row(line)) : [make("li", { class: "empty" }, "No line passes the filter")]));
+    this.list.replaceChildren(...(shown.length ? shown.map((line) => this.row(line)) : [make("li", { class: "empty" }, this.lines.length ? "No line passes the filter" : "Nothing logged yet")]));
     this.list.scrollTop = this.list.scrollHeight;
   }
 }
