@@ -1,4 +1,4 @@
-"""ros2 launch stack bev.launch.py: the graph ``bev`` of bevstack.ros.graph, the same that ``bevstack launch bev`` runs."""
+"""ros2 launch stack bev.launch.py: the graph that ``bevstack launch bev`` runs, with the same arguments."""
 
 from pathlib import Path
 

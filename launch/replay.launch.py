@@ -1,4 +1,4 @@
-"""ros2 launch stack replay.launch.py: the graph ``replay`` of bevstack.ros.graph, the same that ``bevstack launch replay`` runs."""
+"""ros2 launch stack replay.launch.py: the graph that ``bevstack launch replay`` runs, with the same arguments."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ setup(
     zip_safe=True,
     maintainer='bevstack developers',
     maintainer_email='maintainers@bevstack.example',
-    description='Camera perception for vehicle computers: boxes in bird\'s-eye view from the cameras of a rig',
+    description="Camera perception for vehicle computers: boxes in bird's-eye view from the cameras of a rig",
     license='Apache-2.0',
     extras_require={'test': ['pytest']},
     entry_points={

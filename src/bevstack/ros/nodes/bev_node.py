@@ -230,7 +230,10 @@ class BevNode(LifecycleNode):
             rectified=p["images_rectified"],
             on_change=self._calibrated,
         )
-        qos = QoSProfile(depth=p["result_depth"])
+        self._configure_publishers()
+
+    def _configure_publishers(self) -> None:
+        qos = QoSProfile(depth=self._p["result_depth"])
         self._detections = self.create_lifecycle_publisher(Detection3DArray, "~/detections", qos)
         self._markers = self.create_lifecycle_publisher(MarkerArray, "~/markers", qos)
         self._status = self.create_lifecycle_publisher(PipelineStatus, "~/status", qos)

@@ -129,16 +129,6 @@ class Parameters:
             self._on_change(changed)
 
 
-def schema(name: str, specs: Sequence[Spec]) -> dict[str, Any]:
-    """JSON schema of a node's ``ros__parameters``."""
-    return {
-        "title": f"parameters of {name}",
-        "type": "object",
-        "properties": {spec.name: spec.schema() for spec in specs},
-        "additionalProperties": False,
-    }
-
-
 def table(specs: Sequence[Spec]) -> str:
     """The parameters as a Markdown table for the documentation."""
     lines = ["| parameter | type | default | range | live | meaning |", "| --- | --- | --- | --- | --- | --- |"]
