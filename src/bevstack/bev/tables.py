@@ -67,27 +67,35 @@ def _fill_table(
     sentinel = cameras * rows * columns
     # One pixel wider than the map: cheap rejection without a division, the exact test follows.
     wide, high = columns + 0.5, rows + 0.5
+    # Whole columns of voxels are rejected first, by the largest value that each linear test takes along z.
+    ahead, right_of_left, left_of_right = np.empty(cameras), np.empty(cameras), np.empty(cameras)
+    for c in range(cameras):
+        ahead[c] = tz[c, :, 2].max()
+        right_of_left[c] = (tz[c, :, 0] + 1.5 * tz[c, :, 2]).max()
+        left_of_right[c] = (wide * tz[c, :, 2] - tz[c, :, 0]).max()
     for i in range(nx):
-        for j in range(ny):
-            at = (i * ny + j) * nz
-            for k in range(nz):
-                table[at + k] = sentinel
-            for index in range(order.shape[0]):  # losers first: a later camera in ``order`` overwrites
-                c = order[index]
-                bu, bv, bd = tx[c, i, 0] + ty[c, j, 0], tx[c, i, 1] + ty[c, j, 1], tx[c, i, 2] + ty[c, j, 2]
+        first = i * ny * nz
+        table[first : first + ny * nz] = sentinel
+        for index in range(order.shape[0]):  # losers first: a later camera in ``order`` overwrites
+            c = order[index]
+            xu, xv, xd = tx[c, i, 0], tx[c, i, 1], tx[c, i, 2]
+            along_y, along_z = ty[c], tz[c]
+            far, left, right = ahead[c], right_of_left[c], left_of_right[c]
+            for j in range(ny):
+                bu, bd = xu + along_y[j, 0], xd + along_y[j, 2]
+                if bd + far <= 0 or bu + 1.5 * bd + left < 0 or wide * bd - bu + right < 0:
+                    continue
+                bv = xv + along_y[j, 1]
                 for k in range(nz):
-                    d = bd + tz[c, k, 2]
+                    d = bd + along_z[k, 2]
                     if not d > 0.0:
                         continue
-                    pu = bu + tz[c, k, 0]
-                    if pu < -1.5 * d or pu > wide * d:
-                        continue
-                    pv = bv + tz[c, k, 1]
-                    if pv < -1.5 * d or pv > high * d:
+                    pu, pv = bu + along_z[k, 0], bv + along_z[k, 1]
+                    if pu < -1.5 * d or pu > wide * d or pv < -1.5 * d or pv > high * d:
                         continue
                     u, v = np.rint(pu / d), np.rint(pv / d)
                     if u >= 0 and u < columns and v >= 0 and v < rows:
-                        table[at + k] = (c * rows + np.int64(v)) * columns + np.int64(u)
+                        table[first + j * nz + k] = (c * rows + np.int64(v)) * columns + np.int64(u)
 
 
 def build_table(
