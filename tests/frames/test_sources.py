@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import shutil
 import threading
@@ -267,11 +269,39 @@ def test_a_failing_second_device_releases_the_first() -> None:
 
 def test_a_rig_of_devices_and_films_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rig.yaml").write_text("cameras: {a: {source: /dev/video0}, b: {source: b.avi}}")
-    with pytest.raises(SourceError, match=r"devices and video files cannot be mixed"):
+    with pytest.raises(SourceError, match=r"live cameras and video files cannot be mixed"):
         open_source(tmp_path / "rig.yaml")
     (tmp_path / "rig.yaml").write_text("cameras: {a: {fov: 90}}")
     with pytest.raises(SourceError, match=r"camera a names no `source:`"):
         open_source(tmp_path / "rig.yaml")
+
+
+def test_a_network_stream_is_read_until_it_stops(tmp_path: Path) -> None:
+    film(tmp_path / "live.avi", frames=15)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/live.avi"
+            with open_source(url, timeout=1.0) as source:
+                stream = source.frames()
+                first = next(stream)
+                with pytest.raises(SourceError, match=r"no image of http://.* reading http://.* fails"):
+                    list(stream)
+            with pytest.raises(SourceError, match=r"cannot be opened: check the address"):
+                open_source(url.replace("live", "none"))
+        finally:
+            server.shutdown()
+            thread.join(20)
+    assert first.image is not None
+    assert first.image.shape == (48, 64, 3)
+    assert first.stamp > 1_600_000_000 * 10**9
 
 
 # --- sample.json ---

@@ -1,4 +1,4 @@
-"""V4L2 cameras. MJPEG cameras hand over their JPEG bytes untouched; others RGB images."""
+"""V4L2 cameras and network streams. MJPEG cameras hand over their JPEG bytes untouched; others RGB images."""
 
 from __future__ import annotations
 
@@ -34,12 +34,38 @@ class Capture(Protocol):
     def release(self) -> None: ...
 
 
+def device_path(device: str) -> str:
+    """``0``, ``v4l2:0`` and ``/dev/video0`` are the same."""
+    name = device.removeprefix("v4l2:")
+    return f"/dev/video{name}" if name.isdigit() else name
+
+
+def open_stream(url: str, size: tuple[int, int] | None, rate: float | None) -> Capture:
+    """Open a network stream through FFmpeg. Its sender decides on size and rate.
+
+    Raises:
+        SourceError: nobody answers, or it is not video.
+    """
+    patience = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5_000]
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, patience)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(f"{url} cannot be opened: check the address, and that the camera sends")
+    return capture  # type: ignore[return-value]
+
+
+def open_live(where: str, size: tuple[int, int] | None, rate: float | None) -> Capture:
+    """Open a device or a stream, whichever it is. Raises as ``open_v4l2`` and ``open_stream`` do."""
+    return open_stream(where, size, rate) if "://" in where else open_v4l2(where, size, rate)
+
+
 def open_v4l2(device: str, size: tuple[int, int] | None, rate: float | None) -> Capture:
     """Open a device, asking for MJPEG, ``size`` and ``rate`` (drivers answer with the nearest they can).
 
     Raises:
         SourceError: no such device, no permission, or not a camera.
     """
+    device = device_path(device)
     path = Path(device)
     if not path.exists():
         others = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "none"
@@ -67,18 +93,18 @@ def open_v4l2(device: str, size: tuple[int, int] | None, rate: float | None) -> 
 
 
 class DeviceSource(FrameSource):
-    """Cameras on this machine, each read by its own thread. Stamps are the system's time when the driver hands over the image.
+    """Live cameras, each read by its own thread. Stamps are the system's time when the driver hands over the image.
 
     Of each camera only the newest image waits to be taken; images that are overtaken are counted in ``drops``.
 
     Args:
-        inputs: camera name -> device (``/dev/video0``).
+        inputs: camera name -> device (``/dev/video0``, ``v4l2:0``) or, with ``open_stream`` or ``open_live``, URL.
         cameras: calibrations by name (``RigEntry``); a camera without one is guessed, with a notice.
         size: (width, height) to ask the driver for; None: the rig file's, else the driver's default.
         frame_rate: images per second to ask the driver for.
         timeout: seconds without an image of any camera after which the source ends with an error.
         sync: how frames become instants.
-        opener: opens one device; for tests.
+        opener: opens one device: ``open_v4l2``, ``open_stream`` or ``open_live``.
 
     Raises:
         SourceError: a device that is missing or cannot be opened.
@@ -136,10 +162,7 @@ class DeviceSource(FrameSource):
         Raises:
             SourceError: when no camera has sent anything for ``timeout`` seconds.
         """
-        if not self._threads:
-            self._threads = [threading.Thread(target=self._read, args=(n,), name=f"v4l2-{n}", daemon=True) for n in self.inputs]
-            for thread in self._threads:
-                thread.start()
+        self._start()
         while not self._stop.is_set():
             with self._condition:
                 arrived = self._condition.wait_for(lambda: self._newest or self._stop.is_set(), self.timeout)
@@ -151,6 +174,13 @@ class DeviceSource(FrameSource):
                 batch = sorted(self._newest.values(), key=lambda frame: frame.stamp)
                 self._newest.clear()
             yield from batch
+
+    def _start(self) -> None:
+        with self._condition:
+            for name in () if self._threads or self._stop.is_set() else self.inputs:
+                thread = threading.Thread(target=self._read, args=(name,), name=f"camera-{name}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def _read(self, name: str) -> None:
         capture, camera = self._captures[name], self._cameras[name]
@@ -189,11 +219,11 @@ class DeviceSource(FrameSource):
         """Stop the readers and release the devices."""
         self._stop.set()
         with self._condition:
+            threads, self._threads = self._threads, []
             self._condition.notify_all()
-        for thread in self._threads:
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(self.timeout)
-        self._threads = []
         captures, self._captures = self._captures, {}
         for capture in captures.values():
             capture.release()

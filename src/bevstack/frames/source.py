@@ -21,8 +21,8 @@ logger = logging.getLogger("bevstack.frames")
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mjpeg", ".h264", ".ts")
 ACCEPTED = (
-    "sim:seed=1,duration=30; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; a nuScenes folder; "
-    "a sample.json; a rig.yaml whose cameras name videos or devices"
+    "sim:seed=1,duration=30; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; rtsp:// or http://; "
+    "a nuScenes folder; a sample.json; a rig.yaml whose cameras name videos, devices or streams"
 )
 
 
@@ -172,14 +172,11 @@ def open_source(
     if text.startswith(("v4l2:", "/dev/video")) or text.isdigit():
         from .device import DeviceSource
 
-        device = text.removeprefix("v4l2:")
-        return _call(
-            DeviceSource, {_first_name(entries): f"/dev/video{device}" if device.isdigit() else device}, chosen, options
-        )
+        return _call(DeviceSource, {_first_name(entries): text}, chosen, options)
     if "://" in text and not text.startswith("file://"):
-        from .video import VideoSource
+        from .device import DeviceSource, open_stream
 
-        return _call(VideoSource, {_first_name(entries): text}, chosen, options)
+        return _call(DeviceSource, {_first_name(entries): text}, chosen, {"opener": open_stream, **options})
     path = Path(text.removeprefix("nuscenes:").removeprefix("file://"))
     if not path.exists():
         raise SourceError(f"source {text!r} does not exist; accepted: {ACCEPTED}")
@@ -225,17 +222,18 @@ def _open_rig(path: Path, entries: dict[str, RigEntry], options: dict[str, Any])
     missing = sorted(set(entries) - set(inputs))
     if missing:
         raise SourceError(f"rig file {path}: camera {missing[0]} names no `source:` (a video file or /dev/videoN) to read from")
-    devices = {name for name, where in inputs.items() if where.startswith(("/dev/video", "v4l2:"))}
-    if devices and len(devices) != len(inputs):
-        raise SourceError(f"rig file {path}: devices and video files cannot be mixed in one rig: {', '.join(sorted(devices))}")
-    if devices:
-        from .device import DeviceSource
+    live = {name for name, where in inputs.items() if where.startswith(("/dev/", "v4l2:")) or "://" in where}
+    if live and len(live) != len(inputs):
+        raise SourceError(
+            f"rig file {path}: live cameras and video files cannot be mixed in one rig: {', '.join(sorted(live))}"
+        )
+    if live:
+        from .device import DeviceSource, open_live
 
-        return _call(DeviceSource, inputs, entries, options)
+        return _call(DeviceSource, inputs, entries, {"opener": open_live, **options})
     from .video import VideoSource
 
-    local = {name: where if "://" in where else str(path.parent / where) for name, where in inputs.items()}
-    return _call(VideoSource, local, entries, options)
+    return _call(VideoSource, {name: str(path.parent / where) for name, where in inputs.items()}, entries, options)
 
 
 def _open_simulation(text: str, entries: dict[str, RigEntry], options: dict[str, Any]) -> Source:

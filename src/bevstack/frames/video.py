@@ -1,4 +1,4 @@
-"""Video files and network streams, one per camera, through OpenCV's FFmpeg."""
+"""Video files, one per camera, through OpenCV's FFmpeg."""
 
 from __future__ import annotations
 
@@ -43,11 +43,10 @@ def calibrate(name: str, entry: RigEntry | None, size: tuple[int, int]) -> tuple
 
 
 class VideoSource(FrameSource):
-    """Video files or streams (``rtsp://``, ``http://``), one per camera. Stamps are presentation times; files start at
-    ``start``.
+    """Video files, one per camera. Stamps are presentation times; files start at ``start``.
 
     Args:
-        inputs: camera name -> file or URL.
+        inputs: camera name -> file.
         cameras: calibrations by name (``RigEntry``), for example from a rig file; a camera without one is guessed, with a
             notice.
         start: stamp of each file's first frame, nanoseconds.
@@ -140,10 +139,10 @@ class VideoSource(FrameSource):
 
 
 def _open(name: str, where: str) -> cv2.VideoCapture:
-    if "://" not in where and not Path(where).is_file():
+    if not Path(where).is_file():
         raise SourceError(f"{name}: there is no video file {where}")
     capture = cv2.VideoCapture(where, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
-        raise SourceError(f"{name}: {where} cannot be opened as a video: check the path, the codec or the address")
+        raise SourceError(f"{name}: {where} cannot be opened as a video: it is damaged, or its codec is unknown")
     return capture
