@@ -158,6 +158,24 @@ def _array_field(
     return property(attrgetter(name), put)
 
 
+def _octet_array_field(store: Callable[[Any, Any], None], name: str, where: str, *counts: int | None) -> property:
+    """`byte[]`: a list of `bytes` of length 1, as in rosidl. Each access makes a new list, so assign instead of appending."""
+    put_array = _array_field(store, name, where, np.dtype("uint8"), *counts).fset
+
+    def get(self: Any) -> list[bytes]:
+        return [_OCTETS[value] for value in getattr(self, name).tolist()]
+
+    def put(self: Any, value: Any) -> None:
+        if isinstance(value, (list, tuple)) and value:
+            if not all(isinstance(item, (bytes, bytearray)) and len(item) == 1 for item in value):
+                raise MessageFieldError(f"{where} must be a list of bytes of length 1")
+            value = b"".join(value)
+        assert put_array is not None
+        put_array(self, value)
+
+    return property(get, put)
+
+
 def _octet_field(store: Callable[[Any, Any], None], name: str, where: str) -> property:
     def get(self: Any) -> bytes:
         return _OCTETS[getattr(self, name)]
@@ -271,6 +289,9 @@ def _build(store: RosTypestore, name: str) -> type[Any]:
         numbers = numeric_array(desc)
         if numbers:
             store_value = getattr(cls, slot).__set__
+            if desc[1][0][1][0] == "byte":
+                setattr(cls, field, _octet_array_field(store_value, slot, where, numbers[1], numbers[2]))
+                continue
             setattr(cls, field, _array_field(store_value, slot, where, np.dtype(numbers[0]), numbers[1], numbers[2]))
         elif slot != field:
             setattr(cls, field, _octet_field(getattr(cls, slot).__set__, slot, where))
@@ -429,7 +450,7 @@ def _validate_base(value: Any, name: str, bound: int, where: str) -> None:
     elif name.startswith("float"):
         if not isinstance(value, (int, float, np.integer, np.floating)):
             raise MessageFieldError(f"{where} must be a float, got {value!r}")
-        if name == "float32" and np.isfinite(value) and abs(value) > np.finfo(np.float32).max:
+        if name == "float32" and np.isfinite(value) and abs(float(value)) > float(np.finfo(np.float32).max):
             raise MessageFieldError(f"{where} holds {value}, too large for float32")
 
 
