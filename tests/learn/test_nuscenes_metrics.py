@@ -42,7 +42,7 @@ def test_perfect_boxes_score_one() -> None:
 
 
 def test_shift_is_the_translation_error_and_fails_the_tight_distance() -> None:
-    shifted = [(replace(s, center=s.center + [0.6, 0.0, 0.0]), s) for s in SCENES]
+    shifted = [(replace(s, center=s.center + np.array([0.6, 0.0, 0.0])), s) for s in SCENES]
     result = score_detections(shifted)
     assert result.errors["ATE"] == pytest.approx(0.6, abs=1e-6)
     assert result.mean_ap == pytest.approx(0.75)  # 0.5 m fails; 1, 2 and 4 m match
@@ -70,7 +70,9 @@ def test_scale_error_is_one_minus_aligned_overlap() -> None:
 
 def test_confident_false_boxes_cost_precision() -> None:
     def doubled(s: Boxes3D) -> Boxes3D:
-        return Boxes3D(*(np.concatenate([getattr(s, f)] * 2) for f in ("center", "size", "yaw", "velocity", "score", "label", "id")))
+        return Boxes3D(
+            *(np.concatenate([getattr(s, f)] * 2) for f in ("center", "size", "yaw", "velocity", "score", "label", "id"))
+        )
 
     result = score_detections([(doubled(s), s) for s in SCENES])
     assert 0.3 < result.mean_ap < 0.7

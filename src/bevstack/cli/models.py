@@ -163,3 +163,80 @@ def eval_fastbev(
     Console().print(result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants"))
     if json_file is not None:
         result.save(json_file)
+
+
+@eval_app.command("fastbev")
+@plainly
+def eval_fastbev(
+    source: Annotated[
+        str | None, typer.Argument(help="Source with true boxes (a nuScenes folder, a sample.json), unless --simulated.")
+    ] = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Score simulated drives.")] = False,
+    seeds: Annotated[str, typer.Option(help="Drives to score: A-B (both included), or several separated by commas.")] = "0-15",
+    seconds: Annotated[float, typer.Option(help="Length of each simulated drive.")] = 10.0,
+    rate: Annotated[float, typer.Option(help="Instants per second of simulated drives.")] = 2.0,
+    model: Annotated[str, typer.Option(help="Bundled model.")] = "fastbev-nano",
+    weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
+    engine: Annotated[Literal["onnx", "torch"], typer.Option(help="What runs the network.")] = "onnx",
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all metrics as JSON.")] = None,
+) -> None:
+    """Score Fast-BEV with the metrics of nuScenes (mAP, NDS, true-positive errors), by nuscenes-devkit's own code."""
+    if simulated == (source is not None):
+        raise BevstackError("what to score? Give either a source with true boxes or --simulated (with --seeds A-B)")
+    numbers = parse_seeds(seeds)
+    from bevstack.bev.weights import find_weights
+
+    path = find_weights(weights if weights is not None else model)
+    from rich.console import Console
+
+    from bevstack.learn.evaluate import evaluate_simulated, evaluate_source
+
+    progress = _Counter()
+    if source is not None:
+        result = evaluate_source(path, source, engine, threads=threads, progress=progress)
+    else:
+        result = evaluate_simulated(path, numbers, engine, seconds=seconds, rate=rate, threads=threads, progress=progress)
+    progress.end()
+    title = source if source is not None else f"simulated drives, seeds {seeds}"
+    Console().print(result.table(f"{path.stem} on {title}"))
+    if json is not None:
+        result.save(json)
+        print(json)
+
+
+@sim_app.command("write-bag")
+@plainly
+def sim_write_bag(
+    output: Annotated[Path, typer.Argument(help="Bag folder to write (rosbag2).")],
+    seed: Annotated[int, typer.Option(help="Which drive.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Length of the drive.")] = 10.0,
+    rate: Annotated[float, typer.Option(help="Instants per second.")] = 10.0,
+    image_width: Annotated[int, typer.Option(help="Width of the images, pixels.")] = 800,
+    style: Annotated[str | None, typer.Option(help="Weather and time of day; default: drawn from the seed.")] = None,
+    storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="Storage of the bag.")] = "mcap",
+    truth: Annotated[bool, typer.Option("--truth/--no-truth", help="Write true boxes too.")] = True,
+) -> None:
+    """Write a simulated drive as a bag that ros2 bag play, Foxglove and bevstack run open."""
+    from bevstack.frames.sim import SimulatedDrive
+    from bevstack.frames.sim.bag import write_bag
+
+    with SimulatedDrive(seed, rate=rate, duration=seconds, image_width=image_width, style=style) as drive:
+        count = write_bag(drive, output, storage=storage, truth=truth)
+    print(f"{output}: {count} messages")
+
+
+class _Counter:
+    """Counts on stderr, in place on a terminal and silently elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            self._shown = True
+            print(f"\r{done}{f' of {total}' if total else ''} instants", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._shown:
+            print(file=sys.stderr)

@@ -1,7 +1,7 @@
 """Anchor deltas as torch tensors: how boxes are written into, and read from, the head's regression channels.
 
-Boxes here are rows of the model's own convention (brief fast-bev, section 0): x, y, z of the *bottom* centre, w (along x at yaw 0),
-l (along y), h, clockwise yaw, vx, vy, in the virtual LiDAR frame; metres, radians, metres per second.
+Boxes here are rows of the model's own convention (brief fast-bev, section 0): x, y, z of the *bottom* centre, w (along x at
+yaw 0), l (along y), h, clockwise yaw, vx, vy, in the virtual LiDAR frame; metres, radians, metres per second.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
-    """Boxes (..., 9) from deltas dx, dy (in anchor diagonals), dz (in heights, of centres), log sizes, yaw and velocity differences."""
+    """Boxes (..., 9) from deltas dx, dy (in anchor diagonals), dz (in heights, of centres), log sizes, yaw and velocity
+    differences."""
     diagonal = torch.sqrt(anchors[..., 3] ** 2 + anchors[..., 4] ** 2)
     size = torch.exp(deltas[..., 3:6]) * anchors[..., 3:6]
     centre = deltas[..., 2] * anchors[..., 5] + anchors[..., 2] + anchors[..., 5] / 2

@@ -1,7 +1,8 @@
 """FreeAnchor losses of the published Fast-BEV head (brief fast-bev, section 1.6; FreeAnchor, arXiv 1909.02466).
 
-No anchor is assigned by hand. Every true box owns a *bag* of the anchors that overlap it most; the positive loss asks that at least one
-of them is confident and well placed, the negative loss pushes all anchors down except where their predicted box already covers an object.
+No anchor is assigned by hand. Every true box owns a *bag* of the anchors that overlap it most; the positive loss asks that
+at least one of them is confident and well placed, the negative loss pushes all anchors down except where their predicted box
+already covers an object.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def choose_bags(anchors: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _box_loss(deltas: Tensor, targets: Tensor, options: FreeAnchorOptions) -> Tensor:
-    """(...,) weighted SmoothL1 sum over the nine codes; yaw enters as sin(prediction - target), split so that each side has a gradient."""
+    """(...,) weighted SmoothL1 sum over the nine codes; yaw enters as sin(prediction - target), split so that each side has
+    a gradient."""
     predicted_yaw, target_yaw = deltas[..., 6:7], targets[..., 6:7]
     ours = torch.cat([deltas[..., :6], torch.sin(predicted_yaw) * torch.cos(target_yaw), deltas[..., 7:]], dim=-1)
     theirs = torch.cat([targets[..., :6], torch.cos(predicted_yaw) * torch.sin(target_yaw), targets[..., 7:]], dim=-1)
@@ -59,7 +61,8 @@ def _box_loss(deltas: Tensor, targets: Tensor, options: FreeAnchorOptions) -> Te
 
 
 def covering_probability(anchors: Tensor, deltas: Tensor, boxes: Tensor, labels: Tensor, classes: int, floor: float) -> Tensor:
-    """(A, classes) how surely each predicted box already covers an object of each class, 0 where its overlap is below ``floor``."""
+    """(A, classes) how surely each predicted box already covers an object of each class, 0 where its overlap is below
+    ``floor``."""
     iou = nearest_bev_iou(boxes, decode(anchors, deltas))
     best = iou.max(dim=1, keepdim=True).values.clamp(min=floor + 1e-6)
     cover = ((iou - floor) / (best - floor)).clamp(0, 1)
@@ -106,7 +109,9 @@ def free_anchor_losses(
         turn = functional.cross_entropy(direction[i][bag].transpose(1, 2), wanted, reduction="none")
         p_box = torch.exp(-(_box_loss(reg[i][bag], targets, options) + options.direction_weight * turn))
         p = p_class * p_box
-        weight = 1 / (1 - p).clamp(min=1e-12)  # mean-max: nearly the mean while all are bad, nearly the maximum once one is good
+        weight = 1 / (1 - p).clamp(
+            min=1e-12
+        )  # mean-max: nearly the mean while all are bad, nearly the maximum once one is good
         likelihood = ((weight / weight.sum(1, keepdim=True)) * p).sum(1).clamp(0, 1)
         terms.append(-options.alpha * torch.log(likelihood).clamp(min=-100))
     per_box = torch.cat(terms) if terms else cls.sum() * torch.zeros(0, dtype=cls.dtype, device=cls.device)

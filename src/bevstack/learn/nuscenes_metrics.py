@@ -1,8 +1,9 @@
 """nuScenes detection metrics (mAP, NDS and the five true-positive errors) computed by nuscenes-devkit's own functions.
 
-The devkit normally reads a database; here its ``EvalBoxes`` are built in memory from ``Boxes3D``, then filtered and scored as its
-``DetectionEval`` does (configuration ``detection_cvpr_2019``, brief fast-bev section 5). Everything stays in the ego frame of each instant: the
-metrics only use distances, relative angles and velocities over ground, which no common rotation or shift changes.
+The devkit normally reads a database; here its ``EvalBoxes`` are built in memory from ``Boxes3D``, then filtered and scored
+as its ``DetectionEval`` does (configuration ``detection_cvpr_2019``, brief fast-bev section 5). Everything stays in the ego
+frame of each instant: the metrics only use distances, relative angles and velocities over ground, which no common rotation
+or shift changes.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ def _devkit() -> Any:
         from nuscenes.eval.detection.config import config_factory
     except ImportError as error:
         raise MissingDevkitError(
-            f"nuScenes metrics need nuscenes-devkit ({error}): pip install 'bevstack[eval]' && pip install --no-deps nuscenes-devkit"
+            f"nuScenes metrics need nuscenes-devkit ({error}): "
+            "pip install 'bevstack[eval]' && pip install --no-deps nuscenes-devkit"
         ) from error
     return EvalBoxes, algo, constants, data_classes, config_factory
 
@@ -174,8 +176,8 @@ def score_detections(
 ) -> DetectionResult:
     """Score (predictions, truth) of each instant, both in that instant's ego frame.
 
-    Truth that the devkit would drop (nothing visible of it) must already be left out. At most 500 predictions of an instant count, the
-    best ones; boxes farther away than their class's range count neither as truth nor as prediction.
+    Truth that the devkit would drop (nothing visible of it) must already be left out. At most 500 predictions of an instant
+    count, the best ones; boxes farther away than their class's range count neither as truth nor as prediction.
 
     Raises:
         MissingDevkitError: when nuscenes-devkit cannot be imported.
@@ -194,7 +196,8 @@ def score_detections(
     metrics = data_classes.DetectionMetrics(config)
     counts: dict[str, tuple[int, int]] = {}
     for n, name in enumerate(config.class_names):
-        # The devkit walks every box of an instant for every prediction; handing it one class at a time changes nothing but the time.
+        # The devkit walks every box of an instant for every prediction; handing it one class at a time changes nothing but
+        # the time.
         own_truths, own_predictions = eval_boxes(), eval_boxes()
         for token in truths.sample_tokens:
             own_truths.add_boxes(token, [b for b in truths[token] if b.detection_name == name])

@@ -1,0 +1,483 @@
+"""Training of a Fast-BEV rung on simulated drives: ``bevstack train fastbev``; see docs/training.md.
+
+A run lives in one folder: ``options.json`` and ``config.json`` (what was asked), ``environment.json`` (versions, machine),
+``log.csv`` (one line per ``log_every`` steps) and ``checkpoint.pt``, from which a run continues as if it had never stopped:
+weights, averaged weights, optimiser, random state, cached history features and the position in the data stream, which is a
+pure function of the step number.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bevstack.bev.anchors import all_anchors
+from bevstack.bev.config import CONFIGS, FastBEVConfig
+from bevstack.bev.network import FastBEVNet
+from bevstack.errors import BevstackError
+from bevstack.nn.seed import seed_everything
+
+from .assignment import DenseAssignmentLoss, silence_unused
+from .freeanchor import free_anchor_losses
+from .perspective import PerspectiveHead
+from .simulated import Batch, DriveStream, StreamOptions
+
+
+class TrainingError(BevstackError):
+    """A run cannot start, continue or be read."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run is asked to do.
+
+    Attributes:
+        model: name in ``CONFIGS``; ignored when ``config`` is given.
+        output: the run's folder.
+        minutes: time budget (training time, over all continuations); the learning rate reaches its end with it.
+        steps: step budget instead of ``minutes``.
+        batch: instants per step, each of another drive.
+        clip: instants in a row of one drive.
+        loss: "dense" (``bevstack.learn.assignment``) or "freeanchor" (the published one).
+        perspective: weight of the auxiliary image-plane loss; 0 leaves it out.
+        lanes: threads that share every batch; 1 for exact repeatability on any machine. ``threads``: torch threads inside an
+            operation.
+        freeze: share of the budget after which batch norms keep their statistics, so that the network ends in the state in
+            which it will be used: the few, similar instants of a step give poor ones.
+        drives: how many drives take turns (``bevstack.learn.simulated``).
+        ema: decay of the averaged weights, which are what a run produces.
+    """
+
+    output: Path
+    model: str = "fastbev-nano"
+    config: FastBEVConfig | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 4
+    clip: int = 10
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 150
+    clip_norm: float = 10.0
+    loss: Literal["dense", "freeanchor"] = "dense"
+    perspective: float = 1.0
+    freeze: float = 0.55
+    drives: int = 16
+    ema: float = 0.998
+    seed: int = 0
+    first_drive: int = 10_000
+    lanes: int = 1
+    threads: int | None = None
+    workers: int = 1
+    log_every: int = 20
+    checkpoint_minutes: float = 4.0
+    resume: bool = False
+
+    def network(self) -> FastBEVConfig:
+        if self.config is not None:
+            return self.config
+        if self.model not in CONFIGS:
+            raise TrainingError(f"no model is called {self.model!r}: choose one of {', '.join(CONFIGS)}")
+        return CONFIGS[self.model]
+
+
+@dataclass
+class Progress:
+    """Where a run is: finished ``step``s and seconds spent in them."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def fraction(self, options: TrainOptions) -> float:
+        """Of the budget, 0 to 1."""
+        if options.steps is not None:
+            return min(1.0, self.step / max(1, options.steps))
+        assert options.minutes is not None
+        return min(1.0, self.seconds / (60.0 * options.minutes))
+
+
+def learning_rate(step: int, fraction: float, options: TrainOptions) -> float:
+    """Linear warm-up over ``warmup`` steps times half a cosine over the budget, down to 1 % of the peak."""
+    warm = min(1.0, (step + 1) / max(1, options.warmup))
+    return options.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
+
+
+class AveragedWeights:
+    """Exponential moving average of every float tensor of a module's state, batch-norm statistics included."""
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
+        for name, value in net.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1.0 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+class _Lane:
+    """One thread's view of the model: its own modules and gradients, everybody's parameters.
+
+    Splitting a batch over threads that meet once a step, instead of splitting every operation, keeps both cores busy also
+    when other programs want them: an operation that waits for a thread which is not running costs more than the operation.
+    """
+
+    def __init__(self, net: FastBEVNet, perspective: PerspectiveHead | None) -> None:
+        self.net, self.perspective = net, perspective
+        self.parameters = list(net.parameters())
+        if perspective is not None:
+            self.parameters += list(perspective.parameters())
+        self.norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in self.norms:
+            norm.momentum = 0.03  # few instants a step, all alike: a longer memory than the usual 0.1
+
+    def twin(self) -> _Lane:
+        other = _Lane(copy.deepcopy(self.net), copy.deepcopy(self.perspective))
+        for theirs, ours in zip(other.parameters, self.parameters):
+            theirs.data = ours.data  # the optimiser works in place
+        return other
+
+
+class Trainer:
+    """One run's moving parts. ``step(batch)`` trains on one batch; ``save`` and ``load`` move everything to and from a file."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.options = options
+        self.config = options.network()
+        seed_everything(options.seed)
+        self.net = FastBEVNet(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        anchors = torch.from_numpy(all_anchors(self.config))
+        self.anchors = anchors
+        self.dense: DenseAssignmentLoss | None = None
+        if options.loss == "dense":
+            silence_unused(self.net, self.config)
+            self.dense = DenseAssignmentLoss(self.config, anchors)
+        self.perspective = PerspectiveHead(self.config) if options.perspective > 0 else None
+        self.lanes = [_Lane(self.net, self.perspective)]
+        self.lanes += [self.lanes[0].twin() for _ in range(options.lanes - 1)]
+        self._pool = ThreadPoolExecutor(options.lanes) if options.lanes > 1 else None
+        self.parameters = self.lanes[0].parameters
+        decayed = [p for p in self.parameters if p.ndim > 1]
+        plain = [p for p in self.parameters if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98))
+        self.average = AveragedWeights(self.net, options.ema)
+        self.progress = Progress()
+        self.frozen = False
+        self.history: dict[int, list[Tensor]] = {}
+        mean, std = np.asarray(self.config.mean, np.float32), np.asarray(self.config.std, np.float32)
+        self._mean, self._std = torch.from_numpy(mean), torch.from_numpy(std)
+
+    def images(self, batch: Batch) -> Tensor:
+        """(B*N, 3, H, W) normalised, stored channels-last."""
+        flat = torch.from_numpy(batch.images).flatten(0, 1)
+        return ((flat.float() - self._mean) / self._std).permute(0, 3, 1, 2)
+
+    def past(self, features: Tensor, batch: Batch) -> list[Tensor]:
+        """Features of every instant that is lifted, current first; a drive that has no past yet repeats the current frame."""
+        result = [features]
+        for back in batch.lookback:  # (B,) steps back that each sample uses for this age, 0: repeat
+            maps = []
+            for sample, (slot, steps) in enumerate(zip(batch.slots, back.tolist())):
+                maps.append(features[sample].detach() if steps == 0 else self.history[slot][steps - 1])
+            result.append(torch.stack(maps))
+        return result
+
+    def remember(self, batch: Batch, features: Tensor) -> None:
+        keep = max(1, DriveStream.depth(self.config))
+        for slot, own in zip(batch.slots, features.detach()):
+            self.history[slot] = [own.clone(), *self.history.get(slot, [])][:keep]
+
+    def losses(self, batch: Batch, lane: _Lane | None = None) -> tuple[Tensor, dict[str, float], Tensor]:
+        """Total loss, its parts, and the image features of a batch."""
+        lane = lane or self.lanes[0]
+        features = lane.net.image_features(self.images(batch))
+        bev = lane.net.neck_3d(lane.net.lift(self.past(features, batch), torch.from_numpy(batch.tables)))
+        parts: dict[str, Tensor] = {}
+        if self.dense is not None:
+            dense = self.dense(lane.net.bbox_head, bev, batch.targets)
+            parts |= {"heat": dense.heat, "box": dense.box, "turn": dense.direction}
+        else:
+            kinds = self.config.anchors.per_cell
+
+            def flat(maps: Tensor) -> Tensor:
+                b, c, ny, nx = maps.shape
+                return maps.reshape(b, kinds, c // kinds, ny, nx).permute(0, 3, 4, 1, 2).reshape(b, -1, c // kinds)
+
+            cls, reg, direction = lane.net.bbox_head(bev)
+            rows = [torch.from_numpy(r) for r in batch.rows]
+            labels = [torch.from_numpy(v) for v in batch.labels]
+            free = free_anchor_losses(flat(cls), flat(reg), flat(direction), self.anchors, rows, labels)
+            parts |= {"positive": free.positive, "negative": free.negative}
+        if lane.perspective is not None:
+            parts["perspective"] = self.options.perspective * lane.perspective(features, batch.perspective)
+        total = torch.stack(list(parts.values())).sum()
+        return total, {k: float(v.detach()) for k, v in parts.items()}, features.detach()
+
+    def _lane_step(self, number: int, batch: Batch) -> tuple[float, dict[str, float], Tensor]:
+        lane = self.lanes[number]
+        for parameter in lane.parameters:
+            parameter.grad = None
+        total, parts, features = self.losses(batch, lane)
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"loss is {float(total)} at step {self.progress.step}: continue from the checkpoint with a lower rate"
+            )
+        (total / len(self.lanes)).backward()  # type: ignore[no-untyped-call]
+        return float(total.detach()), parts, features
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the loss parts, the gradient norm and the learning rate.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        rate = learning_rate(self.progress.step, self.progress.fraction(self.options), self.options)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        frozen = self.progress.fraction(self.options) >= self.options.freeze
+        if frozen and not self.frozen:
+            self.copy_statistics()
+        self.frozen = frozen
+        for lane in self.lanes:
+            lane.net.train()
+            for layer in lane.norms:
+                layer.train(not frozen)
+        shares = batch.split(len(self.lanes))
+        if self._pool is None:
+            results = [self._lane_step(0, shares[0])]
+        else:
+            results = list(self._pool.map(self._lane_step, range(len(shares)), shares))
+            for lane in self.lanes[1:]:
+                for ours, theirs in zip(self.parameters, lane.parameters):
+                    if theirs.grad is not None:
+                        ours.grad = theirs.grad if ours.grad is None else ours.grad.add_(theirs.grad)
+        self.remember(batch, torch.cat([features for _, _, features in results]))
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm))
+        self.optimizer.step()
+        self.average.update(self.net)
+        self.progress.step += 1
+        means = {k: sum(parts[k] for _, parts, _ in results) / len(results) for k in results[0][1]}
+        return {"loss": sum(total for total, _, _ in results) / len(results), **means, "norm": norm, "lr": rate}
+
+    def copy_statistics(self) -> None:
+        """Gives every lane the first one's batch-norm statistics; from then on they stay as they are."""
+        for lane in self.lanes[1:]:
+            for ours, theirs in zip(self.lanes[0].norms, lane.norms):
+                theirs.load_state_dict(ours.state_dict())
+
+    def save(self, path: Path) -> None:
+        """Everything, written beside the target and moved over it: an interruption leaves the older file whole."""
+        state = {
+            "config": self.config.to_json(),
+            "net": self.net.state_dict(),
+            "perspective": None if self.perspective is None else self.perspective.state_dict(),
+            "average": self.average.state,
+            "updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "history": self.history,
+            "random": torch.get_rng_state(),
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Continues from ``save``'s file.
+
+        Raises:
+            TrainingError: missing file, or a checkpoint of another model.
+        """
+        if not path.is_file():
+            raise TrainingError(f"nothing to resume: {path} does not exist")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["config"] != self.config.to_json():
+            raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
+        self.net.load_state_dict(state["net"])
+        if self.perspective is not None and state["perspective"] is not None:
+            self.perspective.load_state_dict(state["perspective"])
+        self.average.state, self.average.updates = state["average"], state["updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.history = state["history"]
+        torch.set_rng_state(state["random"])
+
+    def averaged_net(self) -> FastBEVNet:
+        """A copy of the network with the averaged weights, in evaluation mode."""
+        net = FastBEVNet(self.config)
+        net.load_state_dict(self.average.state)
+        return net.eval()
+
+
+@torch.no_grad()
+def recompute_statistics(trainer: Trainer, batches: Iterator[Batch], count: int) -> None:
+    """Replaces the averaged weights' batch-norm statistics by the plain mean over ``count`` fresh batches."""
+    net = FastBEVNet(trainer.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.load_state_dict(trainer.average.state)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean
+    net.train()
+    live, trainer.net = trainer.net, net
+    try:
+        for _, batch in zip(range(count), batches):
+            features = net.image_features(trainer.images(batch))
+            net.head_maps(net.lift(trainer.past(features, batch), torch.from_numpy(batch.tables)))
+            trainer.remember(batch, features)
+    finally:
+        trainer.net = live
+    trainer.average.state = {k: v.clone() for k, v in net.state_dict().items()}
+
+
+class CsvLog:
+    """Appends rows; the header is that of the first row. A resumed run cuts off lines beyond its checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.fields: list[str] | None = None
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [r for r in csv.DictReader(file) if int(r["step"]) <= step]
+            if step == 0 or not rows:
+                path.unlink()
+            else:
+                self.fields = list(rows[0])
+                with path.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.DictWriter(file, self.fields)
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+    def write(self, row: dict[str, float]) -> None:
+        new = self.fields is None
+        if self.fields is None:
+            self.fields = list(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.fields)
+            if new:
+                writer.writeheader()
+            writer.writerow({k: (v if isinstance(v, int) else f"{v:.6g}") for k, v in row.items()})
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the run folder and the card."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _prepare_folder(options: TrainOptions, trainer: Trainer) -> None:
+    options.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.output / "checkpoint.pt"
+    if options.resume:
+        trainer.load(checkpoint)
+        return
+    if checkpoint.exists():
+        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "config"}
+    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    (options.output / "config.json").write_text(trainer.config.to_json() + "\n", encoding="utf-8")
+    (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+
+def train_fastbev(options: TrainOptions, *, report: Callable[[str], None] = print, statistics: int = 60) -> Path:
+    """Runs (or continues) a training run to the end of its budget and writes ``weights.safetensors`` into its folder.
+
+    Args:
+        report: receives one line per log entry.
+        statistics: batches for the final batch-norm statistics of the averaged weights.
+
+    Raises:
+        TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
+    """
+    if (options.minutes is None) == (options.steps is None):
+        raise TrainingError("give the budget either in minutes or in steps")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    trainer = Trainer(options)
+    _prepare_folder(options, trainer)
+    log = CsvLog(options.output / "log.csv", trainer.progress.step)
+    checkpoint = options.output / "checkpoint.pt"
+    stream_options = StreamOptions(
+        batch=options.batch,
+        drives=options.drives,
+        clip=options.clip,
+        seed=options.seed,
+        first_drive=options.first_drive,
+        workers=options.workers,
+    )
+    saved = time.monotonic()
+    sums: dict[str, float] = {}
+    waited = 0.0
+    with DriveStream(trainer.config, stream_options, start=trainer.progress.step) as stream:
+        batches = iter(stream)
+        while trainer.progress.fraction(options) < 1.0:
+            began = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - began
+            parts = trainer.step(batch)
+            trainer.progress.seconds += time.monotonic() - began
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+            step = trainer.progress.step
+            if step % options.log_every == 0:
+                row: dict[str, float] = {"step": step, "minutes": trainer.progress.seconds / 60}
+                row |= {k: v / options.log_every for k, v in sums.items()}
+                row["waiting"] = waited / options.log_every
+                log.write(row)
+                report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
+                sums, waited = {}, 0.0
+            if time.monotonic() - saved > 60 * options.checkpoint_minutes:
+                trainer.save(checkpoint)
+                saved = time.monotonic()
+        trainer.save(checkpoint)
+        if statistics and not trainer.frozen:
+            recompute_statistics(trainer, batches, statistics)
+    return write_weights(trainer, options.output / "weights.safetensors")
+
+
+def write_weights(trainer: Trainer, path: Path) -> Path:
+    """The averaged weights as a weights file of ``bevstack.bev.weights``."""
+    from bevstack.bev.weights import save_weights
+
+    net = trainer.averaged_net()
+    save_weights(path, net, {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"})
+    return path
