@@ -135,3 +135,17 @@ def test_seeds(text: str, seeds: list[int]) -> None:
 def test_bad_seeds(text: str) -> None:
     with pytest.raises(BevstackError, match="seeds"):
         parse_seeds(text)
+
+
+def test_eval_asks_what_to_score() -> None:
+    assert "--simulated" in refused(bevstack("eval", "fastbev"))
+    assert "seeds '9-1'" in refused(bevstack("eval", "fastbev", "--simulated", "--seeds", "9-1"))
+
+
+def test_sim_write_bag(tmp_path: Path) -> None:
+    words = ["sim", "write-bag", str(tmp_path / "bag"), "--seconds", "0.5", "--rate", "4", "--image-width", "200"]
+    done = bevstack(*words)
+    assert done.returncode == 0, done.stderr
+    assert "messages" in done.stdout
+    assert (tmp_path / "bag" / "metadata.yaml").exists()
+    assert "exists already" in refused(bevstack(*words))

@@ -145,6 +145,7 @@ def eval_fastbev(
     """Score boxes with nuScenes' own metrics: mAP, NDS, errors, per class."""
     if simulated == (data is not None):
         raise BevstackError("say what to score on: either --simulated or --data PATH")
+    numbers = parse_seeds(seeds)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -159,50 +160,10 @@ def eval_fastbev(
         if data is not None:
             result = evaluate_source(model, data, engine, threads=threads, progress=advance)
         else:
-            result = evaluate_simulated(model, parse_seeds(seeds), engine, seconds=seconds, threads=threads, progress=advance)
+            result = evaluate_simulated(model, numbers, engine, seconds=seconds, threads=threads, progress=advance)
     Console().print(result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants"))
     if json_file is not None:
         result.save(json_file)
-
-
-@eval_app.command("fastbev")
-@plainly
-def eval_fastbev(
-    source: Annotated[
-        str | None, typer.Argument(help="Source with true boxes (a nuScenes folder, a sample.json), unless --simulated.")
-    ] = None,
-    simulated: Annotated[bool, typer.Option("--simulated", help="Score simulated drives.")] = False,
-    seeds: Annotated[str, typer.Option(help="Drives to score: A-B (both included), or several separated by commas.")] = "0-15",
-    seconds: Annotated[float, typer.Option(help="Length of each simulated drive.")] = 10.0,
-    rate: Annotated[float, typer.Option(help="Instants per second of simulated drives.")] = 2.0,
-    model: Annotated[str, typer.Option(help="Bundled model.")] = "fastbev-nano",
-    weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
-    engine: Annotated[Literal["onnx", "torch"], typer.Option(help="What runs the network.")] = "onnx",
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all metrics as JSON.")] = None,
-) -> None:
-    """Score Fast-BEV with the metrics of nuScenes (mAP, NDS, true-positive errors), by nuscenes-devkit's own code."""
-    if simulated == (source is not None):
-        raise BevstackError("what to score? Give either a source with true boxes or --simulated (with --seeds A-B)")
-    numbers = parse_seeds(seeds)
-    from bevstack.bev.weights import find_weights
-
-    path = find_weights(weights if weights is not None else model)
-    from rich.console import Console
-
-    from bevstack.learn.evaluate import evaluate_simulated, evaluate_source
-
-    progress = _Counter()
-    if source is not None:
-        result = evaluate_source(path, source, engine, threads=threads, progress=progress)
-    else:
-        result = evaluate_simulated(path, numbers, engine, seconds=seconds, rate=rate, threads=threads, progress=progress)
-    progress.end()
-    title = source if source is not None else f"simulated drives, seeds {seeds}"
-    Console().print(result.table(f"{path.stem} on {title}"))
-    if json is not None:
-        result.save(json)
-        print(json)
 
 
 @sim_app.command("write-bag")
@@ -224,19 +185,3 @@ def sim_write_bag(
     with SimulatedDrive(seed, rate=rate, duration=seconds, image_width=image_width, style=style) as drive:
         count = write_bag(drive, output, storage=storage, truth=truth)
     print(f"{output}: {count} messages")
-
-
-class _Counter:
-    """Counts on stderr, in place on a terminal and silently elsewhere."""
-
-    def __init__(self) -> None:
-        self._shown = False
-
-    def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            self._shown = True
-            print(f"\r{done}{f' of {total}' if total else ''} instants", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self._shown:
-            print(file=sys.stderr)
