@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bevstack.errors import BevstackError
+from bevstack.errors import BevstackError, SourceError
 from bevstack.frames.decode import decode
 from bevstack.frames.sim import SimulatedDrive
 from bevstack.frames.source import Source, open_source
@@ -98,7 +98,7 @@ class CameraNode(Node):
         missing = [n for n in p["cameras"] if self._source.cameras and n not in self._source.cameras]
         if missing:
             self._source.close()
-            raise BevstackError(
+            raise SourceError(
                 f"source {p['source']} has no camera {', '.join(missing)}: it has {', '.join(self._source.cameras)}"
             )
         for name in self._rig:

@@ -74,11 +74,11 @@ class RecorderNode(Node):
         self.dropped = 0
         self._subscribed: dict[str, Any] = {}
         self._refused: set[str] = set()
-        self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, int | None, bytes] | None] = queue.SimpleQueue()
         self._waiting = 0
         self._count_lock = threading.Lock()
         self._busy = False
-        self._last_header = 0
+        self._last_header: int | None = None
         self._headed: dict[str, bool] = {}
         self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
         self._thread.start()
@@ -153,15 +153,15 @@ class RecorderNode(Node):
     def _on_message(self, topic: str, raw: bytes) -> None:
         if self.reason:
             return
-        stamp = self.get_clock().now().nanoseconds
+        stamp: int | None = self.get_clock().now().nanoseconds
         if self._p["timestamps"] == "header":
             if self._headed[topic] and len(raw) >= 12:
                 order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
                 own = int.from_bytes(raw[4:8], order, signed=True) * 1_000_000_000 + int.from_bytes(raw[8:12], order)
-                self._last_header = max(self._last_header, own)
-                stamp = own or stamp
+                self._last_header = max(self._last_header or own, own)
+                stamp = own
             else:
-                stamp = self._last_header or stamp
+                stamp = self._last_header
         with self._count_lock:
             if self._waiting + len(raw) > int(self._p["queue_megabytes"]) << 20:
                 self.dropped += 1
@@ -174,30 +174,48 @@ class RecorderNode(Node):
 
     def _write_all(self) -> None:
         """Writer thread."""
+        early: list[tuple[str, bytes]] = []  # no stamp of their own, and none has come yet whose time they could take
         while True:
             try:
                 item = self._queue.get(timeout=0.5)
             except queue.Empty:
                 item = ("", 0, b"")
             if item is None:
+                now = self.get_clock().now().nanoseconds
+                self._write_early(early, self._last_header or now)
                 return
             topic, stamp, raw = item
+            if stamp is None:
+                early.append((topic, raw))
+                continue
+            if early and topic:
+                self._write_early(early, stamp)
             if self.reason:
                 with self._count_lock:
                     self._waiting -= len(raw)
                 continue
-            self._busy = True
-            try:
-                if topic:
-                    self._writer.write(topic, stamp, raw)
-                else:
-                    self._writer.flush()
-            except (BevstackError, OSError) as error:
-                self._stop(str(error))
-            finally:
-                with self._count_lock:
-                    self._waiting -= len(raw)
-                self._busy = False
+            self._write(topic, stamp, raw)
+
+    def _write_early(self, early: list[tuple[str, bytes]], stamp: int) -> None:
+        for topic, raw in early:
+            if not self.reason:
+                self._write(topic, stamp, raw)
+        early.clear()
+
+    def _write(self, topic: str, stamp: int, raw: bytes) -> None:
+        """One message, or (no topic) what is pending, to the disk."""
+        self._busy = True
+        try:
+            if topic:
+                self._writer.write(topic, stamp, raw)
+            else:
+                self._writer.flush()
+        except (BevstackError, OSError) as error:
+            self._stop(str(error))
+        finally:
+            with self._count_lock:
+                self._waiting -= len(raw)
+            self._busy = False
 
     def _stop(self, reason: str) -> None:
         """The disk takes no more: close the bag so that it can be read; the pipeline goes on."""
