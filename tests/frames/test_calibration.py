@@ -80,6 +80,21 @@ def test_a_rig_file_may_point_to_a_camera_info_file_and_list_cameras(tmp_path: P
     assert rig["other"].camera() is None
 
 
+def test_the_rig_file_of_the_documentation_is_right(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/sources.md"
+    text = page.read_text().split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "rig.yaml").write_text(text)
+    save_camera_info(Camera("b", 640, 480, intrinsics_from_fov(640, 480, 60), np.eye(4)), tmp_path / "back.yaml")
+    rig = load_rig(tmp_path / "rig.yaml")
+    looks = {"cam_front": [1, 0, 0], "cam_left": [0.57, 0.82, 0], "cam_back": [-1, 0, 0]}
+    assert set(rig) == set(looks)
+    for name, direction in looks.items():
+        camera = rig[name].camera((640, 480))
+        assert camera is not None
+        assert check_camera(camera) == []
+        assert np.allclose(camera.T_ego_camera[:3, 2], direction, atol=0.04)
+
+
 def test_short_forms(tmp_path: Path) -> None:
     (tmp_path / "rig.yaml").write_text(
         """cameras:

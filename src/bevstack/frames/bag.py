@@ -188,7 +188,8 @@ class BagSource(FrameSource):
                 )
             return found
         chosen: dict[str, ImageTopic] = {}
-        for name, entry in cameras.items():
+        for name in rig_order(cameras):
+            entry = cameras[name]
             topic = entry.topic or (template.format(camera=name) if template else None)
             if topic is None:
                 if name not in found:
