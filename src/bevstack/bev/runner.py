@@ -73,11 +73,15 @@ class SplitRunner:
         self._gather = Gather(config.grid.voxels, len(config.times), config.neck_channels, threads)
         self._tables = np.empty((len(config.times), config.grid.voxels), np.int32)
 
+    def image_features(self, images: NDArray[np.uint8]) -> Floats:
+        """(N, H, W, 3) images of one instant -> feature rows (cells, C)."""
+        return self._image.run({"images": images})["features"]
+
     def __call__(
         self, images: NDArray[np.uint8], tables: Sequence[Table], history: Sequence[Floats | None]
     ) -> tuple[HeadMaps, Floats]:
         t0 = time.perf_counter()
-        features = self._image.run({"images": images})["features"]
+        features = self.image_features(images)
         t1 = time.perf_counter()
         for row, table in zip(self._tables, tables):
             row[:] = table
