@@ -124,9 +124,9 @@ def test_across_two_times(buffer: Any) -> None:
 
 
 def test_unknown_frames_are_named(buffer: Any) -> None:
-    with pytest.raises(tf2.LookupException, match='"no_such_frame".*source_frame does not exist'):
+    with pytest.raises(tf2.LookupException, match=r'"no_such_frame".*source_frame does not exist'):
         buffer.lookup_transform("base", "no_such_frame", Time())
-    with pytest.raises(tf2.LookupException, match='"nowhere".*target_frame does not exist'):
+    with pytest.raises(tf2.LookupException, match=r'"nowhere".*target_frame does not exist'):
         buffer.lookup_transform("nowhere", "base", Time())
     with pytest.raises(tf2.InvalidArgumentException):
         buffer.lookup_transform("", "base", Time())
@@ -147,7 +147,7 @@ def test_no_extrapolation(buffer: Any) -> None:
 
 def test_two_trees(buffer: Any) -> None:
     buffer.set_transform_static(transform("island", "palm"), "test")
-    with pytest.raises(tf2.ConnectivityException, match="'map' and 'palm'.*not part of the same tree"):
+    with pytest.raises(tf2.ConnectivityException, match=r"'map' and 'palm'.*not part of the same tree"):
         buffer.lookup_transform("map", "palm", Time())
     with pytest.raises(tf2.ConnectivityException):
         buffer.lookup_transform("map", "palm", at(11))

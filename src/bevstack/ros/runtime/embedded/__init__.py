@@ -1,7 +1,7 @@
 """The embedded runtime: rclpy's names, arguments, defaults, exceptions and behaviour where no ROS is installed.
 
-Differences that matter to a node's author are listed in docs/ros2.md and in `tests/conformance/not_offered.py`. The most important
-one: a message published to a subscription of the same process arrives as the same object, so treat messages as read-only
+What rclpy has and this has not is listed in `tests/conformance/not_offered.py`. The difference that matters most to a node's
+author: a message published to a subscription of the same process arrives as the same object, so treat messages as read-only
 once they are published or received.
 """
 

@@ -28,7 +28,7 @@ class ClockType(IntEnum):
 
 
 class Time:
-    """A point in time in nanoseconds since the epoch of its clock. Immutable; compares only with times of the same clock type."""
+    """A point in time, in nanoseconds since the epoch of its clock. Compares only with times of the same clock type."""
 
     __slots__ = ("_clock_type", "_nanoseconds")
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _running: weakref.WeakSet[Context] = weakref.WeakSet()
 _running_lock = threading.Lock()
 
+#: Longest wait for another thread that ends the same context; it may itself wait for us in a callback.
+_PATIENCE_SECONDS = 10.0
+
 _default_context: Context | None = None
 _default_lock = threading.RLock()
 
@@ -37,6 +40,8 @@ class Context(AbstractContextManager["Context"]):
         self._domain_id = 0
         self._arguments = RosArguments()
         self._hub: Hub | None = None
+        self._ending_thread: int | None = None
+        self._ended = threading.Event()
 
     def init(self, args: list[str] | None = None, *, initialize_logging: bool = True, domain_id: int | None = None) -> None:
         """Start. `args` (default `sys.argv`) may hold a `--ros-args` section; `domain_id` overrides ROS_DOMAIN_ID.
@@ -88,7 +93,7 @@ class Context(AbstractContextManager["Context"]):
         callback()
 
     def shutdown(self) -> None:
-        """End. Spinning executors return, nodes stop to receive. Raises RuntimeError before `init()`, `RCLError` the second time."""
+        """End: executors return, nodes stop to receive. Raises RuntimeError before `init()`, `RCLError` the second time."""
         if self._state == "new":
             raise RuntimeError("Context must be initialized before it can be shutdown")
         if not self._shut_down():
@@ -103,27 +108,38 @@ class Context(AbstractContextManager["Context"]):
         self._shut_down()
 
     def _shut_down(self) -> bool:
+        with self._lock:
+            first = self._state == "ok"
+            if first:
+                self._state = "shut down"
+                self._ending_thread = threading.get_ident()
+        if first:
+            try:
+                self._end()
+            finally:
+                self._ended.set()
+        elif self._ending_thread not in (None, threading.get_ident()):
+            # A signal ends the context in a thread of its own: whoever asks next gets on only when that is complete.
+            self._ended.wait(_PATIENCE_SECONDS)
+        return first
+
+    def _end(self) -> None:
         from .graph import release_hub
 
         with self._lock:
-            if self._state != "ok":
-                return False
-            self._state = "shut down"
             callbacks, self._callbacks = self._callbacks, []
             wakes = list(self._wakes)
             nodes = list(self._nodes)
-            hub = self._hub
-        with _running_lock:
-            _running.discard(self)
         for wake in wakes:
             wake()
         for callback in callbacks:
             callback()
         for node in nodes:
             node._detach()
-        if hub is not None:
-            release_hub(hub)
-        return True
+        if self._hub is not None:
+            release_hub(self._hub)
+        with _running_lock:
+            _running.discard(self)
 
     def _add_wake(self, wake: Callable[[], None]) -> None:
         """Internal: call `wake()` when the context ends; it must not take long."""

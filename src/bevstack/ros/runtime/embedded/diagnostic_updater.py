@@ -38,7 +38,7 @@ class DiagnosticStatusWrapper(DiagnosticStatus):
         self.summary(OK, "")
 
     def mergeSummary(self, *args: Any) -> None:
-        """Add level and message of `(level, message)` or of another status: the worse level, both messages if equally (un)well."""
+        """Add `(level, message)` or another status: the worse level wins; both messages stay if both are well or both not."""
         level, message = _level_and_message(args)
         if (level > OK) == (self.level > OK):
             self.message = f"{self.message}; {message}" if self.message else message

@@ -240,7 +240,8 @@ class PublisherEventCallbacks:
 
         def warn_qos(event: QoSOfferedIncompatibleQoSInfo) -> None:
             logger.warning(
-                f"New subscription discovered on topic '{topic_name}', requesting incompatible QoS. No messages will be sent to it. "
+                f"New subscription discovered on topic '{topic_name}', requesting incompatible QoS. "
+                "No messages will be sent to it. "
                 f"Last incompatible policy: {qos_policy_name_from_kind(event.last_policy_kind)}.{_profiles(publisher)}"
             )
 
@@ -294,7 +295,8 @@ class SubscriptionEventCallbacks:
 
         def warn_qos(event: QoSRequestedIncompatibleQoSInfo) -> None:
             logger.warning(
-                f"New publisher discovered on topic '{topic_name}', offering incompatible QoS. No messages will be received from it. "
+                f"New publisher discovered on topic '{topic_name}', offering incompatible QoS. "
+                "No messages will be received from it. "
                 f"Last incompatible policy: {qos_policy_name_from_kind(event.last_policy_kind)}.{_profiles(subscription)}"
             )
 

@@ -1,4 +1,4 @@
-"""Executors: they wait until an entity of their nodes is ready and run its callback. They sleep on a condition variable, never poll."""
+"""Executors wait, on a condition variable and never by polling, for ready entities of their nodes and run the callbacks."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Executor(AbstractContextManager["Executor"]):
             self._cv.notify_all()
 
     def _enqueue(self, entity: Entity) -> None:
-        # Reading the flag without the lock is safe: data was queued before, and whoever clears the flag looks at the data after.
+        # Reading the flag without the lock is safe: data was queued before; whoever clears the flag looks at the data after.
         if entity._queued:
             return
         with self._cv:

@@ -27,7 +27,7 @@ _INFINITE = 2**63 - 1
 class Sample:
     """One published message, as an object, as CDR bytes, or both; each is made from the other at most once.
 
-    Subscriptions of this process all get the *same* object: treat received messages, and messages after `publish()`, as read-only.
+    Subscriptions of this process all get the *same* object: treat messages as read-only once they are published or received.
     """
 
     __slots__ = ("_cdr", "_message", "message_type", "received_ns", "sequence", "source_ns")

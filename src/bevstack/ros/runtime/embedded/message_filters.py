@@ -75,8 +75,8 @@ class Cache(SimpleFilter):
         if stamp_ns is None:
             if not self.allow_headerless:
                 get_logger("message_filters_cache").warning(
-                    "Cannot use message filters with non-stamped messages. Use the 'allow_headerless' constructor option to "
-                    "auto-assign ROS time to headerless messages."
+                    f"{type(msg).__name__} has no header.stamp and is not kept; with 'allow_headerless' it would get the time of its "
+                    "arrival"
                 )
                 return
             stamp = ROSClock().now()
@@ -168,8 +168,8 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
         if stamp is None:
             if not self.allow_headerless:
                 get_logger("message_filters_approx").warning(
-                    "can not use message filters for messages without timestamp infomation when 'allow_headerless' is disabled. "
-                    "auto assign ROSTIME to headerless messages once enabling constructor option of 'allow_headerless'."
+                    f"{type(msg).__name__} has no header.stamp and cannot be matched by time; with 'allow_headerless' it would get the "
+                    "time of its arrival"
                 )
                 return
             stamp = ROSClock().now().nanoseconds

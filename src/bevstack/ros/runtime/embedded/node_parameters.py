@@ -69,14 +69,14 @@ class NodeParameters:
         return self.declare_parameters("", [entry], ignore_override)[0]
 
     def declare_parameters(self, namespace: str, parameters: list[Any], ignore_override: bool = False) -> list[Parameter]:
-        """Declare several, each `(name,)`, `(name, value or type)` or `(name, value or type, descriptor)`; see `declare_parameter`."""
+        """Declare several, each `(name, value or type, descriptor)` or shorter, below `namespace.`; see `declare_parameter`."""
         descriptor_class = message_class("rcl_interfaces/msg/ParameterDescriptor")
         wanted: list[Parameter] = []
         descriptors: dict[str, Any] = {}
         for index, entry in enumerate(parameters):
             if not 1 <= len(entry) <= 3:
                 raise TypeError(
-                    f"Invalid parameter tuple length at index {index} in parameters list: {entry}; expecting length between 1 and 3"
+                    f"Invalid parameter tuple length at index {index} in parameters list: {entry}; 1 to 3 elements are expected"
                 )
             name = entry[0]
             second = entry[1] if len(entry) > 1 else None
@@ -402,7 +402,7 @@ class NodeParameters:
         self._pre_set_parameters_callbacks.insert(0, callback)
 
     def add_on_set_parameters_callback(self, callback: OnSet) -> None:
-        """Call before values change, also when declaring: it gives a SetParametersResult and must change nothing. Last added, first asked."""
+        """Call before values change, also when declaring. It gives a SetParametersResult; the last added is asked first."""
         self._on_set_parameters_callbacks.insert(0, callback)
 
     def add_post_set_parameters_callback(self, callback: PostSet) -> None:

@@ -1,8 +1,9 @@
 """SIGINT and SIGTERM end all contexts.
 
 The Python signal handler only writes one byte into a pipe: it may interrupt a thread that holds any lock. A daemon thread reads
-the pipe and shuts the contexts down. SIGINT then goes on to the handler that was there before (Python's raises KeyboardInterrupt in
-the main thread), as with rclpy; SIGTERM does not, so that a spinning program gets `ExternalShutdownException` and ends in order.
+the pipe and shuts the contexts down. SIGINT then goes on to the handler that was there before (Python's raises
+KeyboardInterrupt in the main thread), as with rclpy; SIGTERM does not, so that a spinning program gets
+`ExternalShutdownException` and ends in order.
 """
 
 from __future__ import annotations

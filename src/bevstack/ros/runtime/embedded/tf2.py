@@ -167,17 +167,18 @@ class _History:
             return entries[-1]
         if len(stamps) == 1 and stamp != stamps[0]:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation at time {_seconds(stamp)}, but only time {_seconds(stamps[0])} is in the buffer"
+                f"Lookup would require extrapolation at time {_seconds(stamp)}, but only time {_seconds(stamps[0])} is in the "
+                "buffer"
             )
         if stamp > stamps[-1]:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation into the future.  Requested time {_seconds(stamp)} but the latest data is at "
-                f"time {_seconds(stamps[-1])}"
+                f"Lookup would require extrapolation into the future.  Requested time {_seconds(stamp)} but the latest data is "
+                f"at time {_seconds(stamps[-1])}"
             )
         if stamp < stamps[0]:
             raise ExtrapolationException(
-                f"Lookup would require extrapolation into the past.  Requested time {_seconds(stamp)} but the earliest data is at "
-                f"time {_seconds(stamps[0])}"
+                f"Lookup would require extrapolation into the past.  Requested time {_seconds(stamp)} but the earliest data is "
+                f"at time {_seconds(stamps[0])}"
             )
         index = bisect.bisect_left(stamps, stamp)
         if stamps[index] == stamp:
@@ -285,7 +286,8 @@ class Buffer:
             )
         if name.startswith("/"):
             raise InvalidArgumentException(
-                f"Invalid argument \"{name}\" passed to lookupTransform argument {argument} in tf2 frame_ids cannot start with a '/'"
+                f'Invalid argument "{name}" passed to lookupTransform argument {argument} in tf2 frame_ids cannot start with '
+                "a '/'"
             )
         if name not in self._known:
             raise LookupException(f'"{name}" passed to lookupTransform argument {argument} does not exist. ')
@@ -410,7 +412,7 @@ class Buffer:
         fixed_frame: str,
         timeout: Duration = Duration(),  # noqa: B008
     ) -> Any:
-        """From `source_frame` at `source_time` to `target_frame` at `target_time`, through a frame that stands still meanwhile."""
+        """From `source_frame` at `source_time` to `target_frame` at `target_time`; `fixed_frame` stands still meanwhile."""
         self.can_transform_full(target_frame, target_time, source_frame, source_time, fixed_frame, timeout)
         return self.lookup_transform_full_core(target_frame, target_time, source_frame, source_time, fixed_frame)
 

@@ -14,7 +14,7 @@ from .exceptions import InvalidHandle, ROSInterruptException
 
 
 class Timer(Entity):
-    """Calls `callback()` every `timer_period_ns` nanoseconds of `clock`. Periods that were missed are left out, not made up for."""
+    """Calls `callback()` every `timer_period_ns` nanoseconds of `clock`. Missed periods are left out, not made up for."""
 
     def __init__(
         self,

@@ -25,7 +25,11 @@ _BOOLS = {
     **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"), False),
 }
 _INT = r"[-+]?(?:0[xX][0-9a-fA-F]+|[0-9]+)"
-_FLOAT = r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
+_EXPONENT = r"[eE][-+]?[0-9]+"
+_FLOAT = (
+    rf"[-+]?(?:[0-9]+\.[0-9]*(?:{_EXPONENT})?|\.[0-9]+(?:{_EXPONENT})?|[0-9]+{_EXPONENT}|\.(?:inf|Inf|INF))"
+    r"|\.(?:nan|NaN|NAN)"
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"^(?:{'|'.join(_BOOLS)})$"), None)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"^{_INT}$"), None)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), None)
