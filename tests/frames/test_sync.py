@@ -226,6 +226,32 @@ def test_a_clock_that_jumps_back_starts_afresh(sync: Synchroniser) -> None:
     balanced(sync)
 
 
+@pytest.mark.parametrize("missing", [None, 500 * MS])
+@pytest.mark.parametrize("kind", ["approximate", "anchor"])
+def test_a_camera_that_lags_for_seconds_resets_nothing(kind: str, missing: int | None) -> None:
+    sync = make(kind, 20, missing_after_ns=missing)
+    done = []
+    for ms in range(0, 6000, 100):
+        done += feed(sync, [frame("cam_left", ms), frame("cam_front", ms)])
+        if ms >= 2500:
+            done += feed(sync, [frame("cam_back", ms - 2500)])
+    assert sync.resets == 0
+    if missing is None:
+        assert done == []
+        assert "cam_back" in sync.skip_reason
+    else:
+        assert len(done) >= 50
+        assert all(set(instant.frames) == {"cam_front", "cam_left"} for instant in done)
+    balanced(sync)
+
+
+def test_a_wait_for_a_camera_that_never_came_is_explained() -> None:
+    sync = ApproximateSync(NAMES, 20 * MS, queue=3)
+    feed(sync, [frame(name, ms) for ms in range(0, 600, 100) for name in NAMES[:2]])
+    assert sync.skips == 6
+    assert sync.skip_reason == "cam_left waits with 3 frames: nothing of cam_back"
+
+
 @pytest.mark.parametrize("sync", both(queue=3), ids=["approximate", "anchor"])
 def test_memory_is_bounded_and_overflow_is_counted(sync: Synchroniser) -> None:
     feed(sync, [frame("cam_front", 100 * i) for i in range(50)] + [frame("cam_left", 100 * i) for i in range(50)])

@@ -151,11 +151,6 @@ class DeviceSource(FrameSource):
             self.close()
             raise
 
-    @property
-    def rate(self) -> float | None:
-        """What the drivers promise; None if they do not say."""
-        return self._rate
-
     def frames(self) -> Iterator[Frame]:
         """Newest images of all cameras as they come, until ``close``.
 

@@ -21,7 +21,7 @@ logger = logging.getLogger("bevstack.frames")
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mjpeg", ".h264", ".ts")
 ACCEPTED = (
-    "sim:seed=1,duration=30; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; rtsp:// or http://; "
+    "sim:seed=1,duration=30; pattern:rate=10; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; rtsp:// or http://; "
     "a nuScenes folder; a sample.json; a rig.yaml whose cameras name videos, devices or streams"
 )
 
@@ -91,6 +91,12 @@ class SyncOptions:
 class FrameSource(ABC):
     """Base of sources that give single frames; iterating them synchronises.
 
+    Args:
+        sync: how frames become instants.
+        name: what is read, for messages.
+        cameras: calibrations, in rig order; a subclass may fill ``_cameras`` later.
+        rate: instants per second; None when unknown.
+
     Attributes:
         problems: one line for each thing that is wrong with the source but can be lived with; also logged once.
         sync: the synchroniser of the running or last iteration, for its counters; None before the first.
@@ -98,11 +104,20 @@ class FrameSource(ABC):
 
     name: str = ""
 
-    def __init__(self, sync: SyncOptions | None = None) -> None:
+    def __init__(
+        self,
+        sync: SyncOptions | None = None,
+        *,
+        name: str = "",
+        cameras: Mapping[str, Camera] | None = None,
+        rate: float | None = None,
+    ) -> None:
+        self.name = name or self.name
+        self._rate = rate
         self.sync_options = sync if sync is not None else SyncOptions()
         self.sync: Synchroniser | None = None
         self.problems: list[str] = []
-        self._cameras: dict[str, Camera] = {}
+        self._cameras: dict[str, Camera] = dict(cameras or {})
 
     @property
     def cameras(self) -> Mapping[str, Camera]:
@@ -112,7 +127,7 @@ class FrameSource(ABC):
     @property
     def rate(self) -> float | None:
         """Instants per second; None when unknown."""
-        return None
+        return self._rate
 
     @abstractmethod
     def frames(self) -> Iterator[Frame]:
@@ -167,6 +182,11 @@ def open_source(
         entries = {name: _merged(entries.get(name), entry) for name, entry in named.items()}
     if text == "sim" or text.startswith("sim:"):
         return _open_simulation(text, entries, options)
+    if text == "pattern" or text.startswith("pattern:"):
+        from .pattern import PatternSource
+
+        pattern: Source = _call_plain(PatternSource, text, {**_pairs(text), **options})
+        return pattern
     options = _with_sync(options)
     chosen = entries or None
     if text.startswith(("v4l2:", "/dev/video")) or text.isdigit():
@@ -257,7 +277,7 @@ def _pairs(text: str) -> dict[str, Any]:
     for part in filter(None, text.partition(":")[2].split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key:
-            raise SourceError(f"simulated drive {text!r}: {part!r} is not key=value; for example sim:seed=1,duration=30")
+            raise SourceError(f"source {text!r}: {part!r} is not key=value; for example sim:seed=1,duration=30")
         values[key.strip()] = yaml.safe_load(value)
     return values
 

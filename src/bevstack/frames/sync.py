@@ -63,8 +63,8 @@ class Synchroniser(ABC):
         missing_after_ns: a camera whose newest stamp lies further behind the rig's newest than this counts as silent, and
             instants go on without it; None: instants always hold every camera.
         min_cameras: fewest cameras that make an instant when some are silent.
-        jump_ns: a stamp further behind the rig's newest than this is a clock that jumped back (a bag that loops): all queues
-            are emptied and counting of time starts afresh. Late frames of a running clock must be closer than this.
+        jump_ns: a stamp further behind the same camera's newest than this is a clock that jumped back (a bag that loops): all
+            queues are emptied and counting of time starts afresh. Late frames of a running clock must be closer than this.
     """
 
     def __init__(
@@ -148,7 +148,8 @@ class Synchroniser(ABC):
         if name not in self.counters:
             raise SourceError(f"camera {name!r} is not one of {', '.join(self.cameras)}: name it in the rig or drop its frames")
         with self._lock:
-            if self._newest and frame.stamp < max(self._newest.values()) - self.jump_ns:
+            # Measured against the camera's own stamps: one that merely lags behind the others must not reset them.
+            if frame.stamp < self._newest.get(name, frame.stamp) - self.jump_ns:
                 self.reset()
             counter = self.counters[name]
             counter.received += 1
@@ -172,6 +173,7 @@ class Synchroniser(ABC):
                 waiting.append(frame)
             counter.pending += 1
             if len(waiting) > self.queue:
+                self._overflow(name)
                 self._drop_oldest(name)
             return self._match(frame)
 
@@ -187,6 +189,9 @@ class Synchroniser(ABC):
     @abstractmethod
     def _match(self, arrived: Frame | None, *, final: bool = False) -> list[FrameSet]:
         """Every instant that the queues hold now. ``final``: no more frames will come."""
+
+    def _overflow(self, name: str) -> None:  # noqa: B027 - only one of the two has something to say
+        """Called before the oldest frame of a full queue is dropped."""
 
     def _drop_oldest(self, name: str) -> None:
         self._queues[name].popleft()
@@ -276,6 +281,12 @@ class ApproximateSync(Synchroniser):
             oldest = min(active, key=lambda name: self._queues[name][0].stamp)
             self._skip(f"stamps of one instant differ by {_ms(spread)}, more than {_ms(self.tolerance_ns)} ({oldest})")
             self._drop_oldest(oldest)
+
+    def _overflow(self, name: str) -> None:
+        absent = [other for other in self.cameras if not self._queues[other]]
+        behind = min(self.cameras, key=lambda other: self._newest.get(other, -1))
+        reason = f"nothing of {', '.join(absent)}" if absent else f"{behind} is behind"
+        self._skip(f"{name} waits with {self.queue} frames: {reason}")
 
     def _closest(self, active: Sequence[str]) -> dict[str, Frame]:
         """Of each queue the frame nearest to the pivot, the latest of the queues' oldest frames."""

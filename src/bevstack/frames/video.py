@@ -72,7 +72,6 @@ class VideoSource(FrameSource):
         self.name = ", ".join(Path(where).name for where in self.inputs.values())
         self.start = start
         self.limit = limit
-        self._rate: float | None = None
         for name, where in self.inputs.items():
             capture = _open(name, where)
             try:
@@ -86,11 +85,6 @@ class VideoSource(FrameSource):
                 self.note(notice)
         for problem in require_rig(self._cameras):
             self.note(problem)
-
-    @property
-    def rate(self) -> float | None:
-        """The first file's frame rate."""
-        return self._rate
 
     def frames(self) -> Iterator[Frame]:
         """Frames of all files, merged by stamp."""
