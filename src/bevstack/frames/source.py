@@ -21,8 +21,8 @@ logger = logging.getLogger("bevstack.frames")
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mjpeg", ".h264", ".ts")
 ACCEPTED = (
-    "sim:seed=1,duration=30; pattern:rate=10; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; rtsp:// or http://; "
-    "a nuScenes folder; a sample.json; a rig.yaml whose cameras name videos, devices or streams"
+    "sim:seed=1,duration=30; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; rtsp:// or http://; "
+    "a nuScenes folder; a sample.json; a rig.yaml whose cameras name videos, devices or streams; pattern:rate=10"
 )
 
 

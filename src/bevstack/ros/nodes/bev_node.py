@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bevstack.errors import BevstackError
+from bevstack.errors import BevstackError, CheckpointError
 from bevstack.frames.calibration import load_rig, parse_entry
 from bevstack.frames.decode import image_size
 from bevstack.frames.ego import PoseBuffer
@@ -52,6 +52,8 @@ from .pipeline import Model, Pipeline, Result
 from .rig import Rig
 from .topics import info_topic, sensor_qos
 from .worker import NewestWins
+
+_RANDOM = "random:"
 
 NUSCENES_CAMERAS = ["cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right"]
 
@@ -109,11 +111,18 @@ PARAMETERS: tuple[Spec, ...] = (
 def load_model(model: str, engine: str, cameras: Sequence[str] = ()) -> Model:
     """Fast-BEV from bundled weights (a name) or a weights file (a path), for these cameras.
 
+    ``random:fastbev-nano`` has random weights: for measuring a rig or a machine without weights at hand.
+
     Raises:
         BevstackError: no such weights, a damaged or foreign checkpoint, an engine that is not there.
     """
-    from bevstack.bev import CAMERA_ORDER, FastBEV
+    from bevstack.bev import CAMERA_ORDER, CONFIGS, FastBEV
 
+    if model.startswith(_RANDOM):
+        name = model.removeprefix(_RANDOM)
+        if name not in CONFIGS:
+            raise CheckpointError(f"model {model!r}: there is no {name!r}, only {', '.join(CONFIGS)}")
+        return FastBEV(CONFIGS[name], engine="torch" if engine == "torch" else "onnx")
     # The standard names have their own places in the network; others take theirs in the order of the configuration.
     order = None if set(cameras) <= set(CAMERA_ORDER) else cameras
     return FastBEV(model, engine="torch" if engine == "torch" else "onnx", cameras=order)
