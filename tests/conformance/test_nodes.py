@@ -262,3 +262,20 @@ def test_message_class_is_checked(make_node: Callable[..., Any]) -> None:
             node.create_publisher(wrong, "t", 1)
     with pytest.raises(AttributeError):
         node.create_client(String, "s")
+
+
+def test_nothing_can_be_made_after_the_end(context: Any) -> None:
+    node, gone = ros.Node("late", context=context), ros.Node("gone", context=context)
+    gone.destroy_node()
+    with pytest.raises(ros.InvalidHandle):
+        gone.create_publisher(String, "t", 1)
+    context.shutdown()
+    for make in (
+        lambda: node.create_publisher(String, "t", 1),
+        lambda: node.create_subscription(String, "t", lambda message: None, 1),
+        lambda: node.create_client(ros.messages("std_srvs/srv/Trigger"), "s"),
+        lambda: node.create_service(ros.messages("std_srvs/srv/Trigger"), "s", lambda request, response: response),
+    ):
+        with pytest.raises(RuntimeError):
+            make()
+    node.destroy_node()

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,7 @@ class Executor(AbstractContextManager["Executor"]):
         self._is_shutdown = False
         self._woken = False
         self._errors: deque[BaseException] = deque()
+        self._watched: weakref.WeakSet[Future] = weakref.WeakSet()  # futures that wake this executor when they are done
         self._active: dict[int, int] = {}  # thread id -> callbacks that it is in, for shutdown()
         self._context._add_wake(self.wake)
 
@@ -358,14 +360,19 @@ class Executor(AbstractContextManager["Executor"]):
         """Run one callback, or none if there is none within `timeout_sec` (None: wait without limit)."""
         self._once(timeout_sec)
 
+    def _watch(self, future: Future) -> None:
+        if future not in self._watched:
+            self._watched.add(future)
+            future._when_done(lambda _: self.wake())
+
     def spin_once_until_future_complete(self, future: Future, timeout_sec: float | TimeoutObject | None = None) -> None:
         """Run one callback unless the future is done before."""
-        future._when_done(lambda _: self.wake())
+        self._watch(future)
         self._once(timeout_sec.timeout if isinstance(timeout_sec, TimeoutObject) else timeout_sec, future.done)
 
     def spin_until_future_complete(self, future: Future, timeout_sec: float | None = None) -> None:
         """Run callbacks until the future is done, the time has passed, or everything is shut down."""
-        future._when_done(lambda _: self.wake())
+        self._watch(future)
         limit = None if timeout_sec is None or timeout_sec < 0 else time.monotonic() + timeout_sec
         while self._context.ok() and not future.done() and not self._is_shutdown:
             left = None if limit is None else limit - time.monotonic()

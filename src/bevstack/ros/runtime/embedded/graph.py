@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..qos import DurabilityPolicy, LivelinessPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from ..serialization import deserialize_message, serialize_message
-from ..wire import Wire, open_wire
+from ..wire import NullWire, Wire, open_wire
 
 if TYPE_CHECKING:
     from .client import Client
@@ -126,11 +126,14 @@ class Hub:
         self._services: dict[str, list[Service]] = {}
         self._clients: dict[str, list[Client]] = {}
         self._wire: Wire | None = None
+        self._closed = False
 
     @property
     def wire(self) -> Wire:
         """The participant on the wire, opened by the first node."""
         with self._lock:
+            if self._closed:
+                return NullWire(self.domain_id, "the context has ended")
             if self._wire is None:
                 self._wire = open_wire(self.domain_id)
                 self._wire.on_graph_change(self._graph_changed)
@@ -139,6 +142,7 @@ class Hub:
     def close(self) -> None:
         """Leave the wire."""
         with self._lock:
+            self._closed = True
             wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()

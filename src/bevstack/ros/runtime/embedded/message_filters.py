@@ -75,8 +75,7 @@ class Cache(SimpleFilter):
         if stamp_ns is None:
             if not self.allow_headerless:
                 get_logger("message_filters_cache").warning(
-                    f"{type(msg).__name__} has no header.stamp and is not kept; with 'allow_headerless' it would get the time of its "
-                    "arrival"
+                    f"{type(msg).__name__} has no header.stamp and is not kept; 'allow_headerless' takes the time of arrival"
                 )
                 return
             stamp = ROSClock().now()
@@ -168,8 +167,7 @@ class ApproximateTimeSynchronizer(TimeSynchronizer):
         if stamp is None:
             if not self.allow_headerless:
                 get_logger("message_filters_approx").warning(
-                    f"{type(msg).__name__} has no header.stamp and cannot be matched by time; with 'allow_headerless' it would get the "
-                    "time of its arrival"
+                    f"{type(msg).__name__} has no header.stamp to match by; 'allow_headerless' takes the time of arrival"
                 )
                 return
             stamp = ROSClock().now().nanoseconds

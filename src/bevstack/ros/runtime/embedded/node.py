@@ -23,7 +23,7 @@ from .context import Context, get_default_context
 from .endpoint_info import TopicEndpointInfo, TopicEndpointTypeEnum
 from .entity import Entity, Owner
 from .event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-from .exceptions import NodeNameNonExistentError, NotInitializedException
+from .exceptions import InvalidHandle, NodeNameNonExistentError, NotInitializedException, RCLError
 from .graph import EndpointContext, Hub
 from .guard_condition import GuardCondition
 from .logging import RcutilsLogger, add_rosout, get_logger, remove_rosout
@@ -279,6 +279,18 @@ class Node(NodeParameters):
 
     # making and destroying endpoints -----------------------------------------------------------------------------------
 
+    def _check_alive(self, what: str) -> None:
+        if self._destroyed:
+            raise InvalidHandle(f"cannot create a {what}: node '{self._name}' was destroyed")
+        if not self._context.ok():
+            raise RCLError(f"Failed to create {what}: the context of node '{self._name}' is invalid")
+
+    def _keep(self, endpoints: list[Any], endpoint: Any) -> None:
+        with self._lock:
+            endpoints.append(endpoint)
+        if not self._context.ok():  # it ended meanwhile, and knew nothing of this endpoint
+            endpoint._detach()
+
     def _wake_executor(self) -> None:
         executor = self._owner.executor
         if executor is not None:
@@ -296,6 +308,7 @@ class Node(NodeParameters):
         publisher_class: type[Publisher] = Publisher,
     ) -> Publisher:
         """New publisher. `qos_profile` may be the depth of the history. Raises AttributeError (type), name exceptions."""
+        self._check_alive("publisher")
         qos_profile = as_qos_profile(qos_profile)
         group = callback_group or self._default_callback_group
         check_is_valid_msg_type(msg_type)
@@ -305,8 +318,7 @@ class Node(NodeParameters):
         publisher = publisher_class(
             EndpointContext(self, full_name), msg_type, topic, qos_profile, event_callbacks or PublisherEventCallbacks(), group
         )
-        with self._lock:
-            self._publishers.append(publisher)
+        self._keep(self._publishers, publisher)
         for handler in publisher.event_handlers:
             group.add_entity(handler)
             self._wake_entity(handler)
@@ -325,6 +337,7 @@ class Node(NodeParameters):
         raw: bool = False,
     ) -> Subscription:
         """New subscription: `callback(message)` or `callback(message, info)`; with `raw` the message is its CDR bytes."""
+        self._check_alive("subscription")
         qos_profile = as_qos_profile(qos_profile)
         group = callback_group or self._default_callback_group
         check_is_valid_msg_type(msg_type)
@@ -341,8 +354,7 @@ class Node(NodeParameters):
             raw,
             event_callbacks or SubscriptionEventCallbacks(),
         )
-        with self._lock:
-            self._subscriptions.append(subscription)
+        self._keep(self._subscriptions, subscription)
         group.add_entity(subscription)
         self._wake_entity(subscription)
         for handler in subscription.event_handlers:
@@ -359,12 +371,12 @@ class Node(NodeParameters):
         callback_group: CallbackGroup | None = None,
     ) -> Client:
         """New client of a service."""
+        self._check_alive("client")
         group = callback_group or self._default_callback_group
         check_is_valid_srv_type(srv_type)
         context = EndpointContext(self, self.resolve_service_name(srv_name))
         client = Client(self._context, context, srv_type, srv_name, qos_profile, group)
-        with self._lock:
-            self._clients.append(client)
+        self._keep(self._clients, client)
         group.add_entity(client)
         return client
 
@@ -378,12 +390,12 @@ class Node(NodeParameters):
         callback_group: CallbackGroup | None = None,
     ) -> Service:
         """New service: `callback(request, response)` gives the response."""
+        self._check_alive("service")
         group = callback_group or self._default_callback_group
         check_is_valid_srv_type(srv_type)
         context = EndpointContext(self, self.resolve_service_name(srv_name))
         service = Service(context, srv_type, srv_name, callback, group, qos_profile)
-        with self._lock:
-            self._services.append(service)
+        self._keep(self._services, service)
         group.add_entity(service)
         self._wake_entity(service)
         return service

@@ -442,5 +442,6 @@ def _integer_problem(parameter: Parameter, limits: Any) -> str:
     if not low <= value <= high:
         return f"Parameter {parameter.name} out of range. Min: {low}, Max: {high}, value: {value}"
     if step and (value - low) % step:
-        return f"The parameter value for {parameter.name} is not a valid step. Min: {low}, max: {high}, value: {value}, step: {step}"
+        bounds = f"Min: {low}, max: {high}, value: {value}, step: {step}"
+        return f"The parameter value for {parameter.name} is not a valid step. {bounds}"
     return ""

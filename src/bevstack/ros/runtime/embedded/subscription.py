@@ -59,7 +59,6 @@ class Subscription(Entity):
         depth = None if qos_profile.history == HistoryPolicy.KEEP_ALL else max(qos_profile.depth, 1)
         self._queue: deque[Sample] = deque(maxlen=depth)
         self._received = 0
-        self._local_publishers = 0
         self._closed = False
         self.event_handlers: list[EventHandler] = event_callbacks.create_event_handlers(callback_group, self, topic)
         self._reader: ReaderHandle = subscription_impl.hub.wire.create_reader(
@@ -98,7 +97,8 @@ class Subscription(Entity):
 
     def get_publisher_count(self) -> int:
         """Matched publishers, in this process and elsewhere."""
-        return self._local_publishers + self._reader.remote_writers()
+        local = sum(self in publisher._readers for publisher in self._impl.hub.publishers(self._full_name))
+        return local + self._reader.remote_writers()
 
     @property
     def topic_name(self) -> str:
@@ -171,7 +171,6 @@ class Subscription(Entity):
     # called by the graph -----------------------------------------------------------------------------------------------
 
     def _matched(self, change: int) -> None:
-        self._local_publishers += change
         self._events.add(QoSSubscriptionEventType.RCL_SUBSCRIPTION_MATCHED, total_count=max(change, 0), current_count=change)
 
     def _incompatible_qos(self, policy: QoSPolicyKind, other: QoSProfile) -> None:
