@@ -20,6 +20,7 @@ from .world import World
 
 TRUTH_RANGE = 50.0  # metres from the ego origin
 MIN_VISIBLE_PIXELS = 150  # over all cameras, in pixels of a 1600-pixel-wide image
+MIN_VISIBLE_SHARE = 0.07  # of the pixels that the object's front faces would fill if nothing stood before it
 _VISIBILITY_WIDTH = 400
 
 
@@ -118,8 +119,9 @@ class SimulatedDrive:
         centre = np.column_stack([states[:, :2], 0.5 * world.size[:, 2]])
         local = transform_points(invert(T), centre)
         near = np.nonzero((world.label >= 0) & (np.hypot(local[:, 0], local[:, 1]) <= TRUTH_RANGE))[0]
-        pixels = self._renderer.visible(self._small, seconds)[near] * (1600 // _VISIBILITY_WIDTH) ** 2
-        seen = pixels >= MIN_VISIBLE_PIXELS
+        counted, area = self._renderer.visible(self._small, seconds)
+        pixels = counted[near] * (1600 // _VISIBILITY_WIDTH) ** 2
+        seen = (pixels >= MIN_VISIBLE_PIXELS) & (counted[near] >= MIN_VISIBLE_SHARE * area[near])
         near, pixels = near[seen], pixels[seen]
         turn = yaw_of(T)
         c, s = np.cos(turn), np.sin(turn)
@@ -140,8 +142,8 @@ class SimulatedDrive:
         """True boxes ``t`` seconds after the start, in the ego frame of that time.
 
         Objects whose centre is within 50 m of the ego origin and that are seen, over all cameras together, in at least
-        ``MIN_VISIBLE_PIXELS`` pixels of a 1600x900 image. They are counted on 400x225 renderings of the rig, whatever the image
-        size, all taken at ``t``.
+        ``MIN_VISIBLE_PIXELS`` pixels of a 1600x900 image and in at least ``MIN_VISIBLE_SHARE`` of the pixels of their front
+        faces. Pixels are counted on 400x225 renderings of the rig, whatever the image size, all taken at ``t``.
         """
         return self.truth_with_visibility(t)[0]
 
@@ -193,7 +195,7 @@ class SimulatedDrive:
         }
 
     def object_mask(self, t: float, camera: Camera) -> NDArray[np.int32]:
-        """(H, W) int32: which object (``Boxes3D.id``) each pixel of an undistorted camera shows; -1 for scenery, ground and sky."""
+        """(H, W) int32: the ``Boxes3D.id`` that each pixel of an undistorted camera shows; -1 for scenery, ground and sky."""
         mask = self._renderer.item_mask(camera, self._seconds(self.stamp(t)))
         return np.where((mask >= 0) & (self.world.label[mask] >= 0), mask, -1).astype(np.int32)
 

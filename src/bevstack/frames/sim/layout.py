@@ -189,7 +189,7 @@ def _resample(points: F64, step: float) -> F64:
 
 
 def paint_ground(layout: Layout, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Reflectance of the world from above: (N, N, 3) uint8, square-root coded; row 0 is y = -EXTENT/2, column 0 x = -EXTENT/2."""
+    """Reflectance seen from above: (N, N, 3) uint8, square-root coded; row 0 is y = -EXTENT/2, column 0 x = -EXTENT/2."""
     style = layout.style
     size = int(EXTENT / TEXEL)
 
@@ -295,11 +295,11 @@ def _markings(
 def _speckle(image: NDArray[np.uint8], rng: np.random.Generator) -> None:
     """Multiplies the map by a slowly and a quickly varying texture, in place."""
     n = len(image)
-    coarse = cv2.resize(rng.normal(0, 1, (n // 40, n // 40)).astype(np.float32), (n, n), interpolation=cv2.INTER_CUBIC)
-    fine = np.tile(rng.normal(0, 1, (n // 8, n // 8)).astype(np.float32), (8, 8))
-    factor = 1 + 0.035 * coarse + 0.05 * fine
-    for c in range(3):
-        image[..., c] = np.clip(image[..., c] * factor, 0, 255).astype(np.uint8)
+    coarse = cv2.resize(rng.normal(0, 9.0, (n // 40, n // 40)).astype(np.float32), (n, n), interpolation=cv2.INTER_LINEAR)
+    fine = np.tile(rng.normal(0, 12.8, (n // 8, n // 8)).astype(np.int16), (8, 8))
+    # In 256ths of the brightness, so that the whole map is done in integers.
+    factor = (256 + fine + coarse.astype(np.int16)).astype(np.float32)
+    cv2.multiply(image, cv2.merge([factor, factor, factor]), dst=image, scale=1 / 256, dtype=cv2.CV_8U)
 
 
 def mip_chain(image: NDArray[np.uint8], levels: int = 8) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from bevstack.geometry import Camera, pose
 
-# Name, yaw (degrees, anticlockwise from forward), focal length and principal point (pixels at 1600x900), position in the ego frame.
+# Name, yaw (degrees, anticlockwise from forward), focal length and principal point (pixels at 1600x900), ego position.
 # The positions are those of the Fast-BEV brief's synthetic rig (section 8), moved from its LiDAR frame at (0.94, 0, 1.84) m.
 _MOUNTS: tuple[tuple[str, float, float, tuple[float, float], tuple[float, float, float]], ...] = (
     ("cam_front", 0.0, 1266.4, (816.0, 491.0), (1.49, 0.0, 1.49)),

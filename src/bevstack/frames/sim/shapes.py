@@ -1,12 +1,13 @@
-"""Objects as lists of flat quads, in the object's own frame: x along the heading, y left, z up, origin under the centre, on the ground.
+"""Objects as lists of flat quads, in the object's own frame: x along the heading, y left, z up, origin on the ground.
 
-Every part stays inside length x width x height, so that the true box encloses what is drawn.
+The origin is under the centre. Every part stays inside length x width x height, so that the true box encloses what is drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ PLAIN, FACADE, FOLIAGE = 0, 1, 2
 
 _RIM = np.arange(8) * np.pi / 4 + np.pi / 8
 _OCTAGON = np.stack([np.cos(_RIM), np.zeros(8), np.sin(_RIM)], axis=1)
-_OCTAGON_QUADS = ([0, 1, 2, 3], [0, 3, 4, 7], [4, 5, 6, 7])
+_OCTAGON_QUADS = np.array([[0, 1, 2, 3], [0, 3, 4, 7], [4, 5, 6, 7]])
 
 _GLASS: Color = (0.05, 0.065, 0.08)
 _RUBBER: Color = (0.03, 0.03, 0.032)
@@ -29,14 +30,18 @@ _METAL: Color = (0.3, 0.3, 0.32)
 class Mesh:
     """Quads under construction: corners anticlockwise seen from outside, reflectance, own light, surface kind."""
 
-    quads: list[NDArray[np.float32]] = field(default_factory=list)
+    quads: list[Any] = field(default_factory=list)
     colors: list[Color] = field(default_factory=list)
     glow: list[Color] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
 
+    def array(self) -> NDArray[np.float32]:
+        """(P, 4, 3) all corners."""
+        return np.array(self.quads, dtype=np.float32)
+
     def quad(self, corners: object, color: Color, glow: Color = (0.0, 0.0, 0.0), kind: int = PLAIN) -> None:
-        """One flat quad (4, 3); a triangle repeats its last corner."""
-        self.quads.append(np.asarray(corners, dtype=np.float32).reshape(4, 3))
+        """One flat quad, 4 corners (x, y, z); a triangle repeats its last corner."""
+        self.quads.append(corners)
         self.colors.append(color)
         self.glow.append(glow)
         self.kinds.append(kind)
@@ -92,8 +97,8 @@ class Mesh:
             ring = _OCTAGON * (r, 1.0, r) + (x, y + (dy if y > 0 else -dy), radius)
             if y > 0:
                 ring = ring[::-1]
-            for part in _OCTAGON_QUADS:
-                self.quad(ring[part], c)
+            for part in ring[_OCTAGON_QUADS].tolist():
+                self.quad(part, c)
 
 
 def _lights(m: Mesh, length: float, width: float, z0: float, z1: float, front: float = 0.0, rear: float = 0.0) -> None:
@@ -372,8 +377,15 @@ def _two_wheeler(
         m.front(0.3 * length, -0.09, 0.09, 0.55, 0.7, (0.85, 0.85, 0.8), (1.0, 0.95, 0.8))
         m.rear(-0.385 * length, -0.08, 0.08, seat_z - 0.15, seat_z - 0.05, (0.5, 0.02, 0.02), (0.5, 0.02, 0.02))
     else:
-        for a, b in (((-0.05, r + 0.0), (-0.1, seat_z)), ((-0.1, 0.85 * seat_z), (0.24, 0.85 * seat_z)), ((-0.05, r), (0.24, 0.85 * seat_z)),
-                     ((-0.5 + r / length, r), (-0.1, 0.8 * seat_z)), ((0.5 - r / length, r), (0.22, top - 0.03))):  # fmt: skip
+        fork, axle = 0.5 - r / length, (-0.05, r)
+        frame = (
+            (axle, (-0.1, seat_z)),
+            ((-0.1, 0.85 * seat_z), (0.24, 0.85 * seat_z)),
+            (axle, (0.24, 0.85 * seat_z)),
+            ((-fork, r), (-0.1, 0.8 * seat_z)),
+            ((fork, r), (0.22, top - 0.03)),
+        )
+        for a, b in frame:
             _beam(m, (a[0] * length, a[1]), (b[0] * length, b[1]), 0.06, (-0.03, 0.03), paint)
         m.box(-0.16 * length, -0.02 * length, -0.08, 0.08, seat_z - 0.02, seat_z + 0.05, (0.04, 0.04, 0.04))
         m.rear(-0.45 * length, -0.05, 0.05, 0.6 * seat_z, 0.7 * seat_z, (0.5, 0.02, 0.02), (0.4, 0.02, 0.02))
@@ -451,14 +463,24 @@ SIZES: dict[str, tuple[tuple[float, float, float], float]] = {
 }
 
 _PAINTS: dict[str, tuple[Color, ...]] = {
-    "car": ((0.7, 0.7, 0.7), (0.05, 0.05, 0.055), (0.25, 0.26, 0.28), (0.45, 0.03, 0.03), (0.05, 0.1, 0.35), (0.8, 0.8, 0.78), (0.12, 0.2, 0.14), (0.5, 0.42, 0.3), (0.75, 0.5, 0.02)),
+    "car": (
+        (0.7, 0.7, 0.7),
+        (0.05, 0.05, 0.055),
+        (0.25, 0.26, 0.28),
+        (0.45, 0.03, 0.03),
+        (0.05, 0.1, 0.35),
+        (0.8, 0.8, 0.78),
+        (0.12, 0.2, 0.14),
+        (0.5, 0.42, 0.3),
+        (0.75, 0.5, 0.02),
+    ),
     "truck": ((0.7, 0.7, 0.7), (0.5, 0.04, 0.03), (0.06, 0.15, 0.4), (0.1, 0.3, 0.15), (0.75, 0.45, 0.05)),
     "trailer": ((0.72, 0.72, 0.7), (0.1, 0.2, 0.42), (0.45, 0.12, 0.06), (0.3, 0.33, 0.34), (0.15, 0.32, 0.2)),
     "bus": ((0.75, 0.7, 0.1), (0.6, 0.05, 0.05), (0.75, 0.75, 0.75), (0.1, 0.25, 0.5), (0.1, 0.4, 0.25)),
     "construction_vehicle": ((0.8, 0.5, 0.02), (0.75, 0.25, 0.02), (0.8, 0.62, 0.05)),
     "bicycle": ((0.05, 0.05, 0.05), (0.4, 0.04, 0.04), (0.05, 0.2, 0.45), (0.6, 0.6, 0.6), (0.1, 0.4, 0.2)),
     "motorcycle": ((0.05, 0.05, 0.05), (0.5, 0.03, 0.03), (0.05, 0.12, 0.4), (0.6, 0.6, 0.58)),
-}  # fmt: skip
+}
 
 _BUILDERS: dict[str, Callable[..., Mesh]] = {
     "car": car,

@@ -7,6 +7,7 @@ velocity that we report is exactly the derivative of the position that we report
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -15,47 +16,64 @@ from numpy.typing import NDArray
 from .layout import Path
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 STEP = 0.1  # seconds
-_GREEN = 6.0  # seconds of green per approach; four approaches take turns
+GREEN = 6.0  # seconds of green per approach; four approaches take turns
 VEHICLE, WALKER = 0, 1
 
 
+class Tracks(NamedTuple):
+    """All paths end to end. Path p has ``size[p]`` samples from ``first[p]`` on, ``spacing[p]`` metres apart.
+
+    Samples: ``points`` and ``tangent`` (N, 2); ``limit`` (N,) speed for bends, m/s; ``gate``, ``crossing`` and ``approach`` are
+    those of ``Path``.
+    """
+
+    points: F64
+    tangent: F64
+    limit: F64
+    gate: F64
+    crossing: I64
+    approach: I64
+    first: I64
+    size: I64
+    spacing: F64
+
+
+class Agents(NamedTuple):
+    """Moving objects: path number, kind, cruising speed (m/s), length and width (m), all (A,). Agent 0 is the ego vehicle."""
+
+    path: I64
+    kind: I64
+    cruise: F64
+    length: F64
+    width: F64
+
+
 @numba.njit(cache=True, nogil=True)
-def _at(points: F64, tangent: F64, start: int, n: int, spacing: float, s: float) -> tuple[float, float, float, float]:
-    f = s / spacing
+def _at(tracks: Tracks, p: int, s: float) -> tuple[float, float, float, float]:
+    """Position and direction (x, y, cos, sin) at ``s`` metres along path p."""
+    n, start = tracks.size[p], tracks.first[p]
+    f = s / tracks.spacing[p]
     k = math.floor(f)
     w = f - k
     a = start + int(k) % n
     b = start + (int(k) + 1) % n
-    tx = (1 - w) * tangent[a, 0] + w * tangent[b, 0]
-    ty = (1 - w) * tangent[a, 1] + w * tangent[b, 1]
+    tx = (1 - w) * tracks.tangent[a, 0] + w * tracks.tangent[b, 0]
+    ty = (1 - w) * tracks.tangent[a, 1] + w * tracks.tangent[b, 1]
     norm = math.sqrt(tx * tx + ty * ty) + 1e-12
-    return (1 - w) * points[a, 0] + w * points[b, 0], (1 - w) * points[a, 1] + w * points[b, 1], tx / norm, ty / norm
+    x = (1 - w) * tracks.points[a, 0] + w * tracks.points[b, 0]
+    y = (1 - w) * tracks.points[a, 1] + w * tracks.points[b, 1]
+    return x, y, tx / norm, ty / norm
 
 
 @numba.njit(cache=True, nogil=True)
-def _simulate(
-    steps,
-    points,
-    tangent,
-    limit,
-    gate,
-    crossing,
-    approach,
-    first,
-    count,
-    spacing,
-    path,
-    kind,
-    s,
-    v,
-    cruise,
-    length,
-    width,
-    crossings,
-):  # type: ignore[no-untyped-def]
-    """State (x, y, cos, sin, speed) of every agent at every step: (steps, agents, 5)."""
+def _simulate(steps: int, tracks: Tracks, agents: Agents, s: F64, v: F64) -> F64:
+    """State (x, y, cos, sin, speed) of every agent at every step, (steps, A, 5). ``s``, ``v`` (A,): the start; overwritten."""
+    path, kind, cruise, length, width = agents
+    first, count, spacing = tracks.first, tracks.size, tracks.spacing
+    gate, crossing, approach, limit = tracks.gate, tracks.crossing, tracks.approach, tracks.limit
     n = len(s)
     out = np.zeros((steps, n, 5))
     blocked = np.zeros(n)
@@ -63,27 +81,27 @@ def _simulate(
     for t in range(steps):
         for i in range(n):
             p = path[i]
-            x, y, c, d = _at(points, tangent, first[p], count[p], spacing[p], s[i])
+            x, y, c, d = _at(tracks, p, s[i])
             position[i, 0], position[i, 1], position[i, 2], position[i, 3] = x, y, c, d
             out[t, i, 0], out[t, i, 1], out[t, i, 2], out[t, i, 3], out[t, i, 4] = x, y, c, d, v[i]
         # The ego vehicle (agent 0) gets green wherever it arrives, so that a short drive is not spent waiting.
         k0 = first[path[0]] + int(s[0] / spacing[path[0]]) % count[path[0]]
         ego_crossing, ego_leg = -1, -1
-        if gate[k0] < 45.0 and crossings > 0:
+        if gate[k0] < 45.0:
             ego_crossing, ego_leg = crossing[k0], approach[k0]
-        phase_time = t * 0.1
+        phase_time = t * STEP
         for i in range(n):
             p = path[i]
-            if kind[i] == 1:
-                s[i] = (s[i] + v[i] * 0.1) % (count[p] * spacing[p])
+            if kind[i] == WALKER:
+                s[i] = (s[i] + v[i] * STEP) % (count[p] * spacing[p])
                 continue
             k = first[p] + int(s[i] / spacing[p]) % count[p]
             target = min(cruise[i], limit[k])
             free = 1e9
             g = gate[k] - 0.5 * length[i]
             if g > 0.0 and crossing[k] >= 0 and i != 0:
-                turn = int(phase_time / 6.0 + crossing[k] * 1.7) % 4
-                left = 6.0 - (phase_time + crossing[k] * 1.7 * 6.0) % 6.0
+                turn = int(phase_time / GREEN + crossing[k] * 1.7) % 4
+                left = GREEN - (phase_time + crossing[k] * 1.7 * GREEN) % GREEN
                 green = turn == approach[k] and (left > 1.5 or g < 6.0)
                 if crossing[k] == ego_crossing:
                     green = approach[k] == ego_leg
@@ -94,7 +112,7 @@ def _simulate(
             step = 1.2
             q = 0.3
             while q < reach and hit < 0:
-                ax, ay, _, _ = _at(points, tangent, first[p], count[p], spacing[p], s[i] + 0.5 * length[i] + q)
+                ax, ay, _, _ = _at(tracks, p, s[i] + 0.5 * length[i] + q)
                 for j in range(n):
                     if j == i:
                         continue
@@ -111,31 +129,34 @@ def _simulate(
             if hit >= 0:
                 free = min(free, q)
                 if v[i] < 0.3:
-                    blocked[i] += 0.1
+                    blocked[i] += STEP
                 # Two that wait for each other: the one with the smaller number goes first after a while.
-                if blocked[i] > 4.0 and (i < hit) and kind[hit] == 0 and v[hit] < 0.3:
+                if blocked[i] > 4.0 and (i < hit) and kind[hit] == VEHICLE and v[hit] < 0.3:
                     free = 1e9
             else:
                 blocked[i] = 0.0
             if free < 1e8:
                 target = min(target, math.sqrt(max(0.0, 2.0 * 2.0 * (free - 2.2))))
             change = target - v[i]
-            change = min(max(change, -5.5 * 0.1), 1.6 * 0.1)
+            change = min(max(change, -5.5 * STEP), 1.6 * STEP)
             v[i] = max(0.0, v[i] + change)
-            s[i] = (s[i] + v[i] * 0.1) % (count[p] * spacing[p])
+            s[i] = (s[i] + v[i] * STEP) % (count[p] * spacing[p])
     return out
 
 
-def _speed_limits(path: Path) -> F64:
-    """(N,) metres per second so that bends are taken with 2 m/s^2 sideways and braked for in time."""
-    n = len(path.points)
-    ds = path.length / n
-    turn = np.roll(path.tangent, -2, axis=0) - np.roll(path.tangent, 2, axis=0)
-    curvature = np.linalg.norm(turn, axis=1) / (4 * ds)
-    limit = np.sqrt(2.0 / np.maximum(curvature, 1e-4))
+@numba.njit(cache=True, nogil=True)
+def _speed_limits(tangent: F64, length: float) -> F64:
+    """(N,) metres per second so that bends of a closed path are taken with 2 m/s^2 sideways and braked for in time."""
+    n = len(tangent)
+    ds = length / n
+    limit = np.empty(n)
+    for k in range(n):
+        dx = tangent[(k + 2) % n, 0] - tangent[k - 2, 0]
+        dy = tangent[(k + 2) % n, 1] - tangent[k - 2, 1]
+        limit[k] = math.sqrt(2.0 / max(math.sqrt(dx * dx + dy * dy) / (4 * ds), 1e-4))
     for k in range(2 * n - 1, -1, -1):  # twice around: the path is closed
         a, b = k % n, (k + 1) % n
-        limit[a] = min(limit[a], np.sqrt(limit[b] ** 2 + 2 * 1.4 * ds))
+        limit[a] = min(limit[a], math.sqrt(limit[b] ** 2 + 2 * 1.4 * ds))
     return limit
 
 
@@ -156,28 +177,20 @@ class Trajectories:
         counts = np.array([len(p.points) for p in paths], np.int64)
         first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         spacing = np.array([p.length / len(p.points) for p in paths])
-        moving = kind == WALKER
-        speed = np.where(moving, cruise, 0.8 * cruise)
-        self.states = _simulate(
-            steps,
+        speed = np.where(kind == WALKER, cruise, 0.8 * cruise).astype(np.float64)
+        tracks = Tracks(
             np.concatenate([p.points for p in paths]),
             np.concatenate([p.tangent for p in paths]),
-            np.concatenate([_speed_limits(p) for p in paths]),
+            np.concatenate([_speed_limits(p.tangent, p.length) for p in paths]),
             np.concatenate([p.gate for p in paths]),
             np.concatenate([p.crossing for p in paths]),
             np.concatenate([p.approach for p in paths]),
             first,
             counts,
             spacing,
-            path,
-            kind,
-            start.copy(),
-            speed.astype(np.float64),
-            cruise,
-            np.ascontiguousarray(size[:, 0]),
-            np.ascontiguousarray(size[:, 1]),
-            16,
         )
+        agents = Agents(path, kind, cruise, np.ascontiguousarray(size[:, 0]), np.ascontiguousarray(size[:, 1]))
+        self.states = _simulate(steps, tracks, agents, start.copy(), speed)
 
     def at(self, t: float, agents: slice = slice(None)) -> tuple[F64, F64, F64]:
         """Position (N, 2), yaw (N,), velocity (N, 2) at ``t`` seconds in the world frame; clamped to the simulated span."""

@@ -12,11 +12,9 @@ from bevstack.geometry import DETECTION_CLASSES, Matrix, pose, rotation_z
 
 from . import shapes
 from .layout import EXTENT, PAVEMENT, Layout, Path, mip_chain, paint_ground
+from .raster import Scene
 from .styles import STYLES, Style
 from .traffic import VEHICLE, WALKER, Trajectories
-
-F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
 
 EGO_SIZE = (4.1, 1.75, 1.6)  # a compact car; it is never drawn
 REAR_AXLE = 1.0  # metres from the rear bumper's inside to the ego origin
@@ -42,7 +40,10 @@ class _Items:
     """Collects drawable things: meshes, poses and labels."""
 
     def __init__(self) -> None:
-        self.meshes: list[shapes.Mesh] = []
+        self.corners: list[NDArray[np.float32]] = []
+        self.colors: list[NDArray[np.float32]] = []
+        self.glow: list[NDArray[np.float32]] = []
+        self.kinds: list[NDArray[np.int64]] = []
         self.poses: list[tuple[float, float, float]] = []
         self.labels: list[int] = []
         self.sizes: list[tuple[float, float, float]] = []
@@ -57,7 +58,10 @@ class _Items:
         size: tuple[float, float, float] = (0.0, 0.0, 0.0),
         agent: int = -1,
     ) -> None:
-        self.meshes.append(mesh)
+        self.corners.append(mesh.array())
+        self.colors.append(np.array(mesh.colors, np.float32))
+        self.glow.append(np.array(mesh.glow, np.float32))
+        self.kinds.append(np.array(mesh.kinds, np.int64))
         self.poses.append(at)
         self.labels.append(label)
         self.sizes.append(size)
@@ -76,7 +80,7 @@ class World:
 
     Attributes:
         label: (M,) class index of each item, -1 for scenery. ``size``: (M, 3) length, width, height in metres.
-        quads: (P, 4, 3) float32 corners in the item's frame; ``first``, ``count``: (M,) each item's range of quads.
+        scene: the items' quads.
 
     Raises:
         SourceError: unknown style or class name, or a bad number.
@@ -302,7 +306,7 @@ class World:
     def _works(
         self, items: _Items, rng: np.random.Generator, axis: int, kerb: float, side: float, toward: float, a: float, b: float
     ) -> None:
-        """Road works on the parking lane from a to b: barriers towards traffic, cones at the ends, machines and workers inside."""
+        """Road works on the parking lane from a to b: barriers towards traffic, cones at the ends, machines and workers."""
         edge = kerb - side * 2.75
         n = int((b - a - 6) / 2.9)
         planks = rng.random() < 0.75
@@ -411,26 +415,28 @@ class World:
         )
 
     def _freeze(self, items: _Items) -> None:
-        counts = np.array([len(m.quads) for m in items.meshes], np.int64)
-        self.first: I64 = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-        self.count: I64 = counts
-        self.quads: F32 = np.ascontiguousarray(np.stack([q for m in items.meshes for q in m.quads]), dtype=np.float32)
-        self.color: F32 = np.array([c for m in items.meshes for c in m.colors], np.float32)
-        self.glow: F32 = np.array([c for m in items.meshes for c in m.glow], np.float32)
-        self.kind: I64 = np.array([k for m in items.meshes for k in m.kinds], np.int64)
-        a, b = self.quads[:, 1] - self.quads[:, 0], self.quads[:, 2] - self.quads[:, 0]
-        c = self.quads[:, 3] - self.quads[:, 0]
+        count = np.array([len(c) for c in items.corners], np.int64)
+        first = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
+        corners = np.concatenate(items.corners)
+        a, b, c = (corners[:, k] - corners[:, 0] for k in (1, 2, 3))
         normal = np.cross(a, b) + np.cross(b, c)
-        self.normal: F32 = (normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-        self.reach: F32 = (
-            np.linalg.norm(self.quads - self.quads.mean(axis=1, keepdims=True), axis=2).max(axis=1).astype(np.float32)
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+        middle = corners.mean(axis=1, keepdims=True)
+        self.scene = Scene(
+            first,
+            count,
+            radius=np.maximum.reduceat(np.linalg.norm(corners, axis=2).max(axis=1), first).astype(np.float64),
+            corners=corners,
+            normal=normal.astype(np.float32),
+            reach=np.linalg.norm(corners - middle, axis=2).max(axis=1).astype(np.float32),
+            color=np.concatenate(items.colors),
+            glow=np.concatenate(items.glow),
+            kind=np.concatenate(items.kinds),
         )
         self.rest = np.array(items.poses, np.float64).reshape(-1, 3)
         self.label = np.array(items.labels, np.int64)
         self.size = np.array(items.sizes, np.float64).reshape(-1, 3)
         self.agent = np.array(items.agents, np.int64)
-        reach = np.linalg.norm(self.quads, axis=2).max(axis=1)
-        self.radius = np.maximum.reduceat(reach, self.first).astype(np.float64)
 
     # State at a time ------------------------------------------------------------------------------------------------------
 
