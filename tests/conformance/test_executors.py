@@ -361,3 +361,26 @@ def test_waiting_costs_no_processor_time(make_node: Callable[..., Any], spinner:
     before = time.thread_time()
     spinner.executor.spin_once(timeout_sec=0.3)
     assert time.thread_time() - before < 0.1
+
+
+@pytest.mark.skipif(ros.RUNTIME != "embedded", reason="rclpy lets the exception through")
+def test_a_callback_that_outlives_its_node_is_no_fault(make_node: Callable[..., Any], spinner: Any) -> None:
+    node, sender = make_node("doomed"), make_node("sender")
+    publisher = node.create_publisher(String, "out", 10)
+    called: list[Any] = []
+
+    def callback(message: Any) -> None:
+        called.append(message)
+        node.destroy_node()
+        publisher.publish(message)
+
+    node.create_subscription(String, "t", callback, 10)
+    sender.create_publisher(String, "t", 10).publish(String())
+    assert spinner.until(lambda: bool(called))
+    # While the node lives it is one.
+    other = make_node("other")
+    dead = other.create_publisher(String, "out", 10)
+    other.destroy_publisher(dead)
+    other.create_timer(0.01, lambda: dead.publish(String()))
+    with pytest.raises(ros.InvalidHandle):
+        spinner.until(lambda: False, 10.0)

@@ -332,9 +332,12 @@ class Executor(AbstractContextManager["Executor"]):
         """True while a callback runs in any thread but `me` (with the lock held)."""
         return any(thread != me for thread in self._active)
 
-    def _explain(self, error: Exception) -> Exception:
-        """A callback that still runs while the context ends may find its publishers closed: that is a shutdown, no fault."""
-        return error if self._context.ok() else ExternalShutdownException(str(error))
+    def _explain(self, work: _Work, error: Exception) -> Exception | None:
+        """A callback that still runs while the context ends, or its node is destroyed, finds its publishers closed: no fault."""
+        if not self._context.ok():
+            return ExternalShutdownException(str(error))
+        node_is_gone = work.entity is not None and work.entity._owner.executor is not self
+        return None if node_is_gone and isinstance(error, InvalidHandle) else error
 
     # spinning ----------------------------------------------------------------------------------------------------------
 
@@ -408,7 +411,9 @@ class SingleThreadedExecutor(Executor):
         try:
             self._run(work)
         except (RCLError, InvalidHandle) as error:
-            raise self._explain(error) from error
+            explained = self._explain(work, error)
+            if explained is not None:
+                raise explained from error
         finally:
             self._left(threading.get_ident())
 
@@ -451,7 +456,9 @@ class MultiThreadedExecutor(Executor):
         try:
             self._run(work)
         except (RCLError, InvalidHandle) as error:
-            self._errors.append(self._explain(error))
+            explained = self._explain(work, error)
+            if explained is not None:
+                self._errors.append(explained)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that spins, which raises it
             self._errors.append(error)
         finally:
