@@ -327,3 +327,14 @@ def test_sample_json_faults_are_named(shared: Path, tmp_path: Path) -> None:
     (folder / "sample.json").write_text("{")
     with pytest.raises(SourceError, match=r"is not a sample.json: JSONDecodeError"):
         open_source(folder)
+
+
+def test_the_test_pattern_keeps_its_rate() -> None:
+    with open_source("pattern:rate=20,duration=0.5,width=160,cameras=2") as source:
+        instants = list(source)
+        assert source.rate == 20.0
+    assert len(instants) == 10
+    assert np.allclose(np.diff([instant.stamp for instant in instants]), 50_000_000)
+    assert all(len(instant.frames) == 2 for instant in instants)
+    with pytest.raises(SourceError, match="use 1 to 6 cameras"):
+        open_source("pattern:cameras=7")

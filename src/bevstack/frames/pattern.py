@@ -42,22 +42,16 @@ class PatternSource(FrameSource):
         rig = nuscenes_rig(width)
         if not 1 <= cameras <= len(rig) or rate <= 0 or duration <= 0:
             raise SourceError(f"pattern of {cameras} cameras, {rate} per second, {duration} s: use 1 to {len(rig)} cameras")
-        super().__init__()
-        self.name = "pattern"
-        self._cameras = dict(list(rig.items())[:cameras])
-        self._rate, self.duration, self._start = float(rate), duration, start_stamp
+        super().__init__(name="pattern", cameras=dict(list(rig.items())[:cameras]), rate=float(rate))
+        self.duration, self._start = duration, start_stamp
+        self._period = 1e9 / rate
         self._pictures = [_picture(width, round(width * 9 / 16), n) for n in range(_PICTURES)]
         self._encoded = [simplejpeg.encode_jpeg(picture, quality, "RGB") for picture in self._pictures]
 
-    @property
-    def rate(self) -> float:
-        """Instants per second."""
-        return self._rate
-
     def frames(self) -> Iterator[Frame]:
         """All cameras at the same stamp, instant after instant."""
-        for k in range(round(self.duration * self._rate)):
-            stamp = self._start + round(k * 1e9 / self._rate)
+        for k in range(round(self.duration * 1e9 / self._period)):
+            stamp = self._start + round(k * self._period)
             T = np.eye(4)
             T[0, 3] = 0.5 * k
             for n, camera in enumerate(self.cameras.values()):
