@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bevstack.frames.types import Frame
 from bevstack.geometry import Boxes3D
@@ -62,3 +65,8 @@ class MonitorNode(ObserverNode):
                 frames[name] = picture.frame(camera)
         if frames:
             self.best, self._best_score = Moment(stamp, frames, boxes, truth), score
+
+    def take_velocity(self, stamp: int, velocity: NDArray[np.float64]) -> None:
+        super().take_velocity(stamp, velocity)
+        if self.best is not None and self.best.stamp == stamp and len(self.best.boxes) == len(velocity):
+            self.best = replace(self.best, boxes=replace(self.best.boxes, velocity=velocity))

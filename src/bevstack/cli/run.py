@@ -232,7 +232,8 @@ def graph(options: RunOptions) -> list[Any]:
         package="bevstack",
         executable="monitor",
         target="bevstack.cli.monitor:MonitorNode",
-        parameters={key: bev.parameters[key] for key in shared if key in bev.parameters} | {"source": options.source},
+        parameters={key: bev.parameters[key] for key in shared if key in bev.parameters}
+        | {"source": options.source, "velocity": options.picture is not None},
         remappings=(),
         params_file="",
         log_level=options.log_level,

@@ -1,7 +1,7 @@
 """The page's node: listens to the cameras and to the perception node, serves the page.
 
-Subscribes per camera ``<image topic>[/compressed]`` and its ``camera_info``, then ``<bev_node>/detections`` and
-``<bev_node>/status``, ``/diagnostics``, ``/rosout``, tf, and true boxes where a simulation publishes them. Callbacks keep
+Subscribes per camera ``<image topic>[/compressed]`` and its ``camera_info``, then ``<bev_node>/detections``, ``markers`` (for
+velocities) and ``status``, ``/diagnostics``, ``/rosout``, tf, and true boxes where a simulation publishes them. Callbacks keep
 references only: nothing is decoded or encoded unless a browser is there to see it, and then on the page's own thread.
 """
 
@@ -12,9 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bevstack.errors import BevstackError
 from bevstack.frames.calibration import load_rig
-from bevstack.geometry import Boxes3D
+from bevstack.geometry import Boxes3D, Matrix, transform_points
 from bevstack.ros import convert
 from bevstack.ros.interfaces import (
     CameraInfo,
@@ -22,6 +25,8 @@ from bevstack.ros.interfaces import (
     Detection3DArray,
     DiagnosticArray,
     Image,
+    Marker,
+    MarkerArray,
     Message,
     PipelineStatus,
 )
@@ -53,6 +58,7 @@ OBSERVER_PARAMETERS: tuple[Spec, ...] = (
     Spec("rig_file", "", "YAML file with calibration and mounting, used where camera_info or tf are missing"),
     Spec("base_frame", "base_link", "ego frame"),
     Spec("bev_node", "bev_node", "name of the perception node whose boxes are shown"),
+    Spec("velocity", True, "take velocities from <bev_node>/markers (detections have no field for them)"),
     Spec("truth_topic", "truth/detections", "true boxes (vision_msgs/Detection3DArray) of a simulation; empty: none"),
     Spec("source", "", "text in the page's head: what is being played or driven"),
 )
@@ -79,6 +85,7 @@ class ObserverNode(Node):
         p = self._p = Parameters(self, specs)
         self.state = PageState()
         self.state.set_about(source=p["source"], runtime=RUNTIME, node=p["bev_node"])
+        self._latest: tuple[int, Boxes3D] | None = None
         self.keep_images = True
         """Raw images are looked at only while this is set."""
         cameras: tuple[str, ...] = tuple(p["cameras"])
@@ -106,6 +113,8 @@ class ObserverNode(Node):
         results = QoSProfile(depth=10)
         self.create_subscription(Detection3DArray, f"{p['bev_node']}/detections", self._on_detections, results)
         self.create_subscription(PipelineStatus, f"{p['bev_node']}/status", self._on_status, results)
+        if p["velocity"]:
+            self.create_subscription(MarkerArray, f"{p['bev_node']}/markers", self._on_markers, results)
         if p["truth_topic"]:
             self.create_subscription(Detection3DArray, p["truth_topic"], self._on_truth, results)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, results)
@@ -134,7 +143,21 @@ class ObserverNode(Node):
     def _on_detections(self, message: Message) -> None:
         boxes = self._in_base_frame(message)
         if boxes is not None:
-            self.take_boxes(convert.stamp_to_ns(message.header.stamp), boxes)
+            stamp = convert.stamp_to_ns(message.header.stamp)
+            self._latest = (stamp, boxes)
+            self.take_boxes(stamp, boxes)
+
+    def _on_markers(self, message: Message) -> None:
+        """Markers follow the detections of the same instant; their arrows tell how the boxes move."""
+        if self._latest is None or not message.markers:
+            return
+        stamp, boxes = self._latest
+        header = message.markers[0].header
+        if convert.stamp_to_ns(header.stamp) != stamp:
+            return
+        T = self._to_base(header)
+        if T is not None:
+            self.take_velocity(stamp, velocities(message, boxes, T))
 
     def _on_truth(self, message: Message) -> None:
         boxes = self._in_base_frame(message)
@@ -142,15 +165,24 @@ class ObserverNode(Node):
             self.state.set_truth(convert.stamp_to_ns(message.header.stamp), boxes)
 
     def _in_base_frame(self, message: Message) -> Boxes3D | None:
-        frame, base = message.header.frame_id, self._p["base_frame"]
+        T = self._to_base(message.header)
+        if T is None:
+            return None
         try:
-            boxes = convert.boxes_from_detections(message)
-            if frame in ("", base):
-                return boxes
-            stamp = Time.from_msg(message.header.stamp)
-            found = self._buffer.lookup_transform(base, frame, stamp)
-            return boxes.transformed(convert.pose_from_transform(found.transform))
-        except (BevstackError, ValueError, tf2.TransformException) as error:
+            return convert.boxes_from_detections(message).transformed(T)
+        except (BevstackError, ValueError) as error:
+            self.get_logger().warning(f"boxes cannot be shown: {error}", throttle_duration_sec=5.0)
+            return None
+
+    def _to_base(self, header: Message) -> Matrix | None:
+        """T_base_frame of a header at its stamp; None (and a line in the log) where tf does not know it."""
+        frame, base = header.frame_id, self._p["base_frame"]
+        if frame in ("", base):
+            return np.eye(4)
+        try:
+            found = self._buffer.lookup_transform(base, frame, Time.from_msg(header.stamp))
+            return convert.pose_from_transform(found.transform)
+        except (ValueError, tf2.TransformException) as error:
             self.get_logger().warning(f"boxes in frame {frame!r} cannot be shown: {error}", throttle_duration_sec=5.0)
             return None
 
@@ -164,6 +196,10 @@ class ObserverNode(Node):
     def take_boxes(self, stamp: int, boxes: Boxes3D) -> None:
         """Boxes of one instant, in the ego frame."""
         self.state.set_boxes(stamp, boxes)
+
+    def take_velocity(self, stamp: int, velocity: NDArray[np.float64]) -> None:
+        """How the boxes of ``stamp`` move: (N, 2), metres per second, in ego axes."""
+        self.state.set_velocity(stamp, velocity)
 
     def _on_diagnostics(self, message: Message) -> None:
         self.state.set_diagnostics([diagnostic_from_message(status) for status in message.status])
@@ -209,6 +245,27 @@ class ViewerNode(ObserverNode):
         """Closes the page, then as every node."""
         self.server.close()
         super().destroy_node()
+
+
+def velocities(message: Message, boxes: Boxes3D, T_base_frame: Matrix) -> NDArray[np.float64]:
+    """Velocities (N, 2) in ego axes from the arrows of ``convert.markers_from_boxes``; zero for boxes without one.
+
+    An arrow leads from the box's centre to where it is a second later.
+
+    Args:
+        message: visualization_msgs/MarkerArray in frame ``T_base_frame``.
+        boxes: N boxes of the same instant, in the ego frame.
+    """
+    found = np.zeros((len(boxes), 2))
+    for marker in message.markers:
+        if marker.type != Marker.ARROW or not marker.ns.endswith("/velocity") or len(marker.points) != 2:
+            continue
+        start, end = transform_points(T_base_frame, [[p.x, p.y, p.z] for p in marker.points])
+        if len(boxes) and np.isfinite([start, end]).all():
+            nearest = int(np.argmin(np.linalg.norm(boxes.center - start, axis=1)))
+            if np.linalg.norm(boxes.center[nearest] - start) < 0.01:
+                found[nearest] = (end - start)[:2]
+    return found
 
 
 def status_from_message(message: Message) -> Status:

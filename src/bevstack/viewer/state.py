@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -219,6 +219,15 @@ class PageState:
         with self._lock:
             self._boxes, self._boxes_stamp, self._boxes_arrival = boxes, stamp, now
             self._output.tick(now)
+        self._changed()
+
+    def set_velocity(self, stamp: int, velocity: NDArray[np.float64]) -> None:
+        """Velocities (N, 2) of the boxes of ``stamp``, in ego axes; ignored when other boxes are shown by now."""
+        with self._lock:
+            boxes = self._boxes
+            if boxes is None or stamp != self._boxes_stamp or len(boxes) != len(velocity):
+                return
+            self._boxes = replace(boxes, velocity=velocity)
         self._changed()
 
     def set_truth(self, stamp: int, boxes: Boxes3D) -> None:
