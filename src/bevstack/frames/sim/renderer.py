@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import cv2
@@ -25,7 +26,7 @@ _CONTACT_SHADE = 150.0
 
 
 class Renderer:
-    """Draws one world. Not thread-safe: it reuses its buffers; make one per thread (the world may be shared)."""
+    """Draws one world. Buffers are reused, so calls wait for each other; for parallel drawing make one per thread."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -71,6 +72,7 @@ class Renderer:
         total = len(world.scene.corners)
         self._quad, self._item = np.empty(total, np.int64), np.empty(total, np.int64)
         self._lit, self._bay = np.empty((total, 3), np.float32), np.empty((total, 3), np.float32)
+        self._lock = threading.Lock()
         self._area = np.zeros(len(world.label), np.int64)
         self._last: tuple[float, NDArray[np.float64], Matrix, float] | None = None
         self._buffers: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.int32]]] = {}
@@ -133,6 +135,10 @@ class Renderer:
                 0.5 - 0.5 s, where s is its scale.
             far: items further away than this many metres are left out.
         """
+        with self._lock:
+            return self._image(camera, t, ss, phase, far)
+
+    def _image(self, camera: Camera, t: float, ss: int, phase: tuple[float, float], far: float) -> NDArray[np.uint8]:
         scene = self.world.scene
         states, T_world_ego, yaw_rate = self._states(t)
         n, drawn, view, order = self._draw(camera, t, ss, phase=phase, far=far, tiny=0.3 * ss)
@@ -180,17 +186,19 @@ class Renderer:
 
     def item_mask(self, camera: Camera, t: float) -> NDArray[np.int32]:
         """(H, W) index of the item that is seen in each pixel, -1 where ground or sky is."""
-        _, drawn, _, _ = self._draw(camera, t, 1)
-        return np.where(drawn.depth > 0, self._item[drawn.piece], -1).astype(np.int32)
+        with self._lock:
+            _, drawn, _, _ = self._draw(camera, t, 1)
+            return np.where(drawn.depth > 0, self._item[drawn.piece], -1).astype(np.int32)
 
     def visible(self, cameras: Sequence[Camera], t: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """At ``t`` seconds, over all cameras: (M,) pixels that show each item, (M,) pixels that its front faces would fill."""
-        self._area[:] = 0
         counts = np.zeros(len(self.world.label), np.int64)
-        for camera in cameras:
-            _, drawn, _, _ = self._draw(camera, t, 1, far=_VISIBLE_RANGE)
-            raster.count_items(drawn, counts)
-        return counts, self._area.copy()
+        with self._lock:
+            self._area[:] = 0
+            for camera in cameras:
+                _, drawn, _, _ = self._draw(camera, t, 1, far=_VISIBLE_RANGE)
+                raster.count_items(drawn, counts)
+            return counts, self._area.copy()
 
 
 def _tone_table(exposure: float) -> NDArray[np.uint8]:
