@@ -84,12 +84,15 @@ def train_fastbev(
     model: Annotated[str, typer.Option(help="Rung to train.")] = "fastbev-nano",
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
-    batch: Annotated[int, typer.Option(help="Drives that advance side by side.")] = 4,
+    batch: Annotated[int, typer.Option(help="Instants per step, each of another drive; divides 16.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     loss: Annotated[Literal["dense", "freeanchor"], typer.Option(help="dense, or freeanchor as published.")] = "dense",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that render drives.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    lanes: Annotated[int, typer.Option(help="Threads that share each batch; 1 for exact repeatability.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch inside an operation; default 1 with several lanes.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
 ) -> None:
     """Train Fast-BEV on simulated drives. Ctrl-C loses at most the time since the last checkpoint (--resume)."""
@@ -106,6 +109,7 @@ def train_fastbev(
         loss=loss,
         seed=seed,
         workers=workers,
+        lanes=lanes,
         threads=threads,
         resume=resume,
     )

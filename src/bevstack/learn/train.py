@@ -242,7 +242,7 @@ class Trainer:
         total, parts, features = self.losses(batch, lane)
         if not torch.isfinite(total):
             raise TrainingError(
-                f"loss is {float(total)} at step {self.progress.step}: continue from the checkpoint with a lower rate"
+                f"loss is {total.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
             )
         (total / len(self.lanes)).backward()  # type: ignore[no-untyped-call]
         return float(total.detach()), parts, features
@@ -430,8 +430,9 @@ def train_fastbev(options: TrainOptions, *, report: Callable[[str], None] = prin
     """
     if (options.minutes is None) == (options.steps is None):
         raise TrainingError("give the budget either in minutes or in steps")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    threads = options.threads or (1 if options.lanes > 1 else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
     trainer = Trainer(options)
     _prepare_folder(options, trainer)
     log = CsvLog(options.output / "log.csv", trainer.progress.step)
