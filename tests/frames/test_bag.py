@@ -174,6 +174,39 @@ def test_bytes_that_are_overwritten_cost_few_instants(bags: Path, tmp_path: Path
         assert fewest <= len(list(source)) <= 12
 
 
+@pytest.mark.parametrize("compression", ["NONE", "ZSTD", "LZ4"])
+def test_a_chunk_with_a_wrong_checksum_is_left_out(tmp_path: Path, compression: str) -> None:
+    """Written by the mcap package, with checksums; the summary is cut off, and one chunk is damaged."""
+    from mcap.writer import CompressionType, Writer
+
+    path = tmp_path / "bag.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file, chunk_size=2000, compression=CompressionType[compression], enable_crcs=True)
+        writer.start(profile="ros2", library="test")
+        schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data")
+        channel = writer.register_channel("/text", "cdr", schema)
+        for i in range(60):
+            writer.add_message(channel, i, b"\x00\x01\x00\x00" + bytes([i]) + np.random.default_rng(i).bytes(200), i)
+        writer.finish()
+    whole = path.read_bytes()
+    cut = bytearray(whole[: whole.rindex(b"/text") - 60])  # somewhere in the summary
+    with BagReader(path) as reader:
+        assert [message.raw[4] for message in reader.messages()] == list(range(60))
+    path.write_bytes(cut)
+    with BagReader(path) as reader:
+        assert [message.raw[4] for message in reader.messages()] == list(range(60))
+        (problem,) = reader.problems
+        assert "60 messages could be read" in problem
+    cut[3000] ^= 0xFF
+    path.write_bytes(cut)
+    with BagReader(path) as reader:
+        left = [message.raw[4] for message in reader.messages()]
+        (problem,) = reader.problems
+    assert 45 <= len(left) < 60
+    assert left == sorted(left)
+    assert "fails its checksum: left out" in problem or "cannot be decompressed" in problem
+
+
 def test_a_file_that_is_no_bag_is_refused_in_one_line(tmp_path: Path) -> None:
     for name, content in (
         ("a.mcap", b""),

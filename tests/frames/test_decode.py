@@ -188,6 +188,38 @@ def test_keeping_all_frames_keeps_their_order() -> None:
     assert [result.stamp for result in gate.results] == list(range(20))
 
 
+def test_one_cameras_frames_are_never_decoded_side_by_side() -> None:
+    """While the first frame's receiver holds its worker, the two idle workers take another camera, not the next frame."""
+    gate, other = Gate(), Gate()
+    other.open.set()
+    with DecodePool(3, newest_wins=False) as pool:
+        for stamp in range(3):
+            pool.submit(frame(stamp=stamp), (32, 18), gate)
+        for stamp in range(4):
+            pool.submit(frame("cam_back", stamp), (32, 18), other)
+        for _ in range(4):
+            assert other.last.acquire(timeout=30)
+        assert [result.stamp for result in gate.results] == [0]
+        gate.open.set()
+        for _ in range(3):
+            assert gate.last.acquire(timeout=30)
+    assert [result.stamp for result in gate.results] == [0, 1, 2]
+
+
+def test_a_receiver_that_raises_does_not_stop_the_camera(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    gate.open.set()
+
+    def broken(result: Frame | DecodeFailure) -> None:
+        raise RuntimeError("bug")
+
+    with DecodePool(1, newest_wins=False) as pool:
+        pool.submit(frame(stamp=1), (32, 18), broken)
+        pool.submit(frame(stamp=2), (32, 18), gate)
+        assert gate.last.acquire(timeout=30)
+    assert "the receiver of decoded frames of cam_front failed" in caplog.text
+
+
 def test_a_bad_frame_is_handed_on_as_a_failure_and_the_worker_lives() -> None:
     gate = Gate()
     gate.open.set()

@@ -70,6 +70,13 @@ def test_points_are_where_the_ideal_camera_sees_them(camera: Camera) -> None:
         assert abs((window * ys).sum() / window.sum() - v) < 0.6
 
 
+def test_fine_texture_is_averaged_when_a_raw_image_shrinks() -> None:
+    """A bilinear remap alone would pick single pixels of a checkerboard and give black or white patches."""
+    checks = np.repeat(((np.indices((480, 640)).sum(axis=0) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    small = Rectifier(PINHOLE, (160, 120))(checks)
+    assert np.abs(small[20:-20, 20:-20].astype(int) - 127).max() < 20
+
+
 def test_a_new_k_keeps_more_of_a_fisheye() -> None:
     wide = Rectifier(FISHEYE, K=np.diag([0.5, 0.5, 1.0]) @ K)
     seen = wide.source_pixels(640, 480)
