@@ -3,8 +3,8 @@
 Usage: python benchmarks/bev.py [--rungs fastbev-nano,fastbev-m0] [--engines onnx,torch] [--instants 30] [--threads N]
                                 [--seed 1] [--json FILE]
 
-Input: a simulated drive at 10 instants/s, decoded to the network's size beforehand (decoding is `benchmarks/decode.py`). Weights
-are the rung's own where they are found, else random ones. Every combination runs in its own process, one after the other; peak
+Input: a simulated drive at 10 instants/s, decoded to the network's size beforehand (see `benchmarks/decode.py`). Weights are
+the rung's own where they are found, else random ones. Every combination runs in its own process, one after the other; peak
 memory is that process's. "graphs": split = image graph, compiled gather, BEV graph; whole = one graph with the gather inside.
 "recomputed" runs the image network on all instants' images again instead of reading the cache, as the published code does.
 """

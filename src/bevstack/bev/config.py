@@ -221,7 +221,7 @@ def _build(kind: type, values: dict[str, Any]) -> object:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown entries {unknown}")
-    parts = {k: _build(_NESTED[k], v) if k in _NESTED and isinstance(v, dict) else _tuples(v) for k, v in values.items()}
+    parts = {k: _build(_NESTED[k], dict(v)) if k in _NESTED else _tuples(v) for k, v in values.items()}
     return kind(**parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -125,21 +125,22 @@ class FastBEV:
         }
         return boxes
 
-    def _slot(self, name: str) -> int:
-        if name not in self._slots:
-            order = self._given_order if self._given_order is not None else CAMERA_ORDER
-            if name in order:
-                slot = order.index(name)
-            elif self._given_order is not None:
+    def _assign(self, names: Iterable[str]) -> None:
+        """Gives every camera seen for the first time its slot: first those whose place is known, then the others."""
+        new = [n for n in names if n not in self._slots]
+        order = self._given_order if self._given_order is not None else CAMERA_ORDER
+        for name in sorted(new, key=lambda n: n not in order):  # stable: strangers keep the order in which they came
+            if name not in order and self._given_order is not None:
                 raise CalibrationError(f"camera {name!r} is not among the configured {list(order)}: add it or drop its frames")
+            taken = set(self._slots.values())
+            free = [s for s in range(self.config.cameras) if s not in taken]
+            if name in order and order.index(name) in free:
+                self._slots[name] = order.index(name)
+            elif free:
+                self._slots[name] = free[0]
             else:
-                taken = set(self._slots.values())
-                slot = next((s for s in range(self.config.cameras) if s not in taken), self.config.cameras)
-            if slot >= self.config.cameras or slot in self._slots.values():
-                names = sorted({*self._slots, name})
-                raise CalibrationError(f"{len(names)} cameras ({', '.join(names)}); {self.rung} takes {self.config.cameras}")
-            self._slots[name] = slot
-        return self._slots[name]
+                known = sorted({*self._slots, *new})
+                raise CalibrationError(f"{len(known)} cameras ({', '.join(known)}); {self.rung} takes {self.config.cameras}")
 
     def _prepare(self, frame_set: FrameSet) -> Instant:
         """Fills the image buffer; the instant without its features."""
@@ -147,8 +148,9 @@ class FastBEV:
         cameras: list[Camera | None] = [None] * count
         rectified = [True] * count
         poses = np.tile(np.asarray(frame_set.T_world_ego, np.float64), (count, 1, 1))
+        self._assign(frame_set.frames)
         for name, frame in frame_set.frames.items():
-            slot = self._slot(name)
+            slot = self._slots[name]
             shown = self._image(name, frame)
             assert shown.image is not None
             fit(

@@ -52,8 +52,9 @@ def cell_positions(grid: VoxelGrid) -> Tensor:
     log = torch.log1p(distance)
     reach = -grid.first[0]
     plain = [x / reach, y / reach, distance / reach, log - 3.0, x / distance.clamp(min=1.0), y / distance.clamp(min=1.0)]
-    bins = torch.linspace(1.0, math.log1p(1.42 * reach), RANGE_STEPS)
-    hats = (1 - torch.abs(log[None] - bins[:, None, None]) / float(bins[1] - bins[0])).clamp(min=0)
+    first, last = 1.0, math.log1p(1.42 * reach)
+    bins = torch.linspace(first, last, RANGE_STEPS)
+    hats = (1 - torch.abs(log[None] - bins[:, None, None]) / ((last - first) / (RANGE_STEPS - 1))).clamp(min=0)
     return torch.cat([torch.stack(plain), hats])[None]
 
 
