@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -166,6 +167,7 @@ def send(options: argparse.Namespace) -> dict[str, Any]:
         "publish_ms_p50": float(np.median(took)),
         "publish_ms_p95": float(np.percentile(took, 95)),
         "late_ms_max": 1e3 * late,
+        "memory_mb": memory_mb(),
         "bytes_per_message": int(np.mean([payload.size for payload in payloads])),
     }
 
@@ -207,8 +209,14 @@ def receive(options: argparse.Namespace) -> dict[str, Any]:
         "latency_ms_p50": float(np.median(found)),
         "latency_ms_p95": float(np.percentile(found, 95)),
         "latency_ms_max": float(np.max(found)),
+        "memory_mb": memory_mb(),
         "cpu_percent": 100 * (cpu[1] - cpu[0]) / elapsed,
     }
+
+
+def memory_mb() -> float:
+    """Greatest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def host() -> dict[str, Any]:
@@ -296,6 +304,7 @@ def show(result: dict[str, Any]) -> None:
             f"{received['latency_ms_p50']:.1f} / {received['latency_ms_p95']:.1f} / {received['latency_ms_max']:.1f} ms",
         ),
         ("publish call p50 / p95", f"{sent['publish_ms_p50']:.2f} / {sent['publish_ms_p95']:.2f} ms"),
+        ("peak memory sender / receiver", f"{sent['memory_mb']:.0f} / {received['memory_mb']:.0f} MB"),
         ("CPU sender / receiver", f"{sent['cpu_percent']:.0f} % / {received['cpu_percent']:.0f} % of one core"),
     ):
         table.add_row(name, value)

@@ -21,8 +21,9 @@ def test_the_receive_buffer_has_a_maximum_and_never_a_minimum() -> None:
         assert parse(environment).find("Domain/Internal/SocketReceiveBufferSize").attrib == {"max": "16MB"}  # type: ignore[union-attr]
 
 
-def test_fragments_are_large_on_one_machine_only() -> None:
-    assert parse({}).find("Domain/General/FragmentSize") is None
+def test_datagrams_are_large_on_one_machine_only() -> None:
+    assert parse({}).findtext("Domain/General/FragmentSize") == "14000B"  # fits into a default datagram of 14720 bytes
+    assert parse({}).find("Domain/General/MaxMessageSize") is None
     local = parse({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"})
     assert local.findtext("Domain/General/FragmentSize") == "63000B"
     assert local.findtext("Domain/General/MaxMessageSize") == "65500B"
