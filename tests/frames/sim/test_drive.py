@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -245,8 +246,23 @@ def test_bad_options_are_named_in_one_line(options: dict[str, object], word: str
 
 
 def test_instants_outside_the_drive_are_refused(make_drive: Make) -> None:
-    with pytest.raises(SourceError, match="lasts"):
-        make_drive(1, "downtown").instant(7.0)
+    drive = make_drive(1, "downtown")
+    for ask in (drive.instant, drive.truth, drive.render_instant):
+        for t in (7.0, -1.0):
+            with pytest.raises(SourceError, match="lasts"):
+                ask(t)
+
+
+def test_calls_from_two_threads_give_the_same_pictures(make_drive: Make) -> None:
+    drive = make_drive(1, "downtown")
+    times = [0.2 * k for k in range(8)]
+    alone = [(drive.render_instant(t), drive.truth(t).id.tolist()) for t in times]
+    with ThreadPoolExecutor(3) as pool:
+        pictures = [pool.submit(drive.render_instant, t) for t in times]
+        truths = [pool.submit(drive.truth, t) for t in times]
+    for (images, ids), picture, truth in zip(alone, pictures, truths):
+        assert truth.result().id.tolist() == ids
+        assert all(np.array_equal(images[n], picture.result()[n]) for n in images)
 
 
 def test_closing_ends_the_iteration() -> None:

@@ -63,8 +63,8 @@ class SimulatedDrive:
             raise SourceError(f"simulated drive: seed is {seed}; give 0 or more")
         if not 0.1 <= rate <= 100.0:
             raise SourceError(f"simulated drive: rate is {rate}; give 0.1 to 100 instants per second")
-        if not 0.0 < duration <= 3600.0:
-            raise SourceError(f"simulated drive: duration is {duration}; give more than 0 and at most 3600 seconds")
+        if not 0.0 < duration <= 1800.0:
+            raise SourceError(f"simulated drive: duration is {duration}; give more than 0 and at most 1800 seconds")
         if not 64 <= image_width <= 3840:
             raise SourceError(f"simulated drive: image_width is {image_width}; give 64 to 3840 pixels")
         if not 1 <= jpeg_quality <= 100:
@@ -100,6 +100,11 @@ class SimulatedDrive:
         """Nanoseconds of the instant ``t`` seconds after the start."""
         return self.start_stamp + round(t * 1e9)
 
+    def _require(self, t: float) -> None:
+        """Outside the simulated span everything would stand still."""
+        if not -1e-6 <= t <= self.duration + 1e-6:
+            raise SourceError(f"simulated drive: no instant at {t} s; the drive lasts {self.duration} s")
+
     def ego_pose(self, stamp: int) -> Matrix:
         """T_world_ego (4, 4) at a stamp in nanoseconds, exact."""
         return self.world.ego_pose(self._seconds(stamp))
@@ -112,6 +117,7 @@ class SimulatedDrive:
 
     def truth_with_visibility(self, t: float) -> tuple[Boxes3D, NDArray[np.int64]]:
         """True boxes ``t`` seconds after the start, and (N,) the pixels in which each is seen, scaled to 1600-wide images."""
+        self._require(t)
         world = self.world
         seconds = self._seconds(self.stamp(t))
         states, velocity = world.item_states(seconds)
@@ -188,6 +194,7 @@ class SimulatedDrive:
                 Cameras with the name of one of the rig's are drawn as a downscaled image of that one would look.
             stagger: expose the cameras one after the other, as ``instant`` does; otherwise all at ``t``.
         """
+        self._require(t)
         stamp = self.stamp(t)
         return {
             name: self._image(camera, stamp + (self.lags.get(name, 0) if stagger else 0), noise and self._noise)
@@ -212,8 +219,7 @@ class SimulatedDrive:
 
     def instant(self, t: float) -> FrameSet:
         """The whole rig ``t`` seconds after the start (0 <= t <= duration), with truth."""
-        if not 0.0 <= t <= self.duration:
-            raise SourceError(f"simulated drive: no instant at {t} s; the drive lasts {self.duration} s")
+        self._require(t)
         stamp = self.stamp(t)
         frames = {name: self._frame(name, stamp + self.lags[name]) for name in self.cameras}
         return FrameSet(stamp, frames, self.ego_pose(stamp), self.truth(t))
