@@ -50,7 +50,7 @@ def make(kind: str, tolerance_ms: int, **options: object) -> Synchroniser:
     return AnchorSync(NAMES, "cam_left", tolerance_ms * MS, **options)  # type: ignore[arg-type]
 
 
-# Instants 33 ms apart; in each, every camera is there or not, jitters, and is held up on its way, so that frames overtake others.
+# Instants 33 ms apart; in each, every camera is there or not, jitters, and is held up on its way: frames overtake others.
 exposure = st.tuples(st.sampled_from([True] * 7 + [False]), st.integers(-14, 14), st.sampled_from([0, 0, 0, 5, 20, 60]))
 streams = st.lists(st.tuples(exposure, exposure, exposure), min_size=1, max_size=30)
 
