@@ -67,6 +67,8 @@ def test_declared_by_type_has_no_value_yet(make_node: Callable[..., Any]) -> Non
     assert node.get_parameter("weights").value == "a.safetensors"
     with pytest.raises(ValueError):
         node.declare_parameter("x", Type.NOT_SET)
+    with pytest.raises(ValueError):
+        node.declare_parameter("x", None, ParameterDescriptor())
 
 
 def test_name_only_warns(make_node: Callable[..., Any]) -> None:

@@ -307,3 +307,13 @@ def test_any_tree_agrees_with_matrices(edges: Any, first: int, second: int) -> N
     a, b = first % len(in_root), second % len(in_root)
     found = matrix(buffer.lookup_transform(f"f{a}", f"f{b}", Time()))
     np.testing.assert_allclose(found, np.linalg.inv(in_root[a]) @ in_root[b], atol=1e-6)
+
+
+def test_frames_as_a_service(make_node: Callable[..., Any], spinner: Any) -> None:
+    node = make_node("frames")
+    buffer = tf2.Buffer(node=node)
+    buffer.set_transform_static(transform("base", "cam"), "test")
+    graph = ros.messages("tf2_msgs/srv/FrameGraph")
+    future = make_node("asking").create_client(graph, "tf2_frames").call_async(graph.Request())
+    assert spinner.until(future.done)
+    assert "parent: 'base'" in future.result().frame_yaml

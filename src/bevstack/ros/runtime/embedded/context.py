@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from .arguments import RosArguments, parse_arguments
-from .exceptions import NotInitializedException, RCLError
+from .exceptions import RCLError
 
 if TYPE_CHECKING:
     from .graph import Hub
@@ -77,9 +77,9 @@ class Context(AbstractContextManager["Context"]):
         return None if self._state == "new" else self
 
     def get_domain_id(self) -> int:
-        """The domain in use. Raises `NotInitializedException` before `init()`."""
+        """The domain in use. Raises RuntimeError before `init()`."""
         if self._state == "new":
-            raise NotInitializedException
+            raise RuntimeError("Context must be initialized before it can have a domain id")
         return self._domain_id
 
     def on_shutdown(self, callback: Callable[[], None]) -> None:

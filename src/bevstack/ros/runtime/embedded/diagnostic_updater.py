@@ -177,7 +177,6 @@ class Updater(DiagnosticTaskVector):
 
     def update(self) -> None:
         """Run all tasks and publish, now."""
-        self._check_hardware_id()
         with self.lock:
             tasks = list(self.tasks)
         statuses = []
@@ -194,6 +193,9 @@ class Updater(DiagnosticTaskVector):
             statuses.append(status)
             if self.verbose and status.level > OK:
                 self.node.get_logger().warning(f"Non-zero diagnostic status: {status.name}: {status.message}")
+        if not self.hwid and not self.warn_nohwid_done and all(status.level == OK for status in statuses):
+            self.warn_nohwid_done = True
+            self.node.get_logger().warning("diagnostics without hardware id: call setHardwareID, with 'none' if there is none")
         self.publish(statuses)
 
     def force_update(self) -> None:
@@ -242,13 +244,6 @@ class Updater(DiagnosticTaskVector):
         status.summary(OK, "Node starting up")
         self.publish(status)
 
-    def _check_hardware_id(self) -> None:
-        if not self.hwid and not self.warn_nohwid_done:
-            self.warn_nohwid_done = True
-            self.node.get_logger().warning(
-                "No HW_ID was set. This is probably a bug. Call setHardwareID, with 'none' if there is none"
-            )
-
 
 class FrequencyStatusParam:
     """`freq_bound` is a dictionary with "min" and "max" in Hz; `tolerance` a fraction; the window is counted in updates."""
@@ -262,10 +257,10 @@ class FrequencyStatusParam:
 class FrequencyStatus(DiagnosticTask):
     """Watches how often `tick()` is called."""
 
-    def __init__(self, params: FrequencyStatusParam, name: str = "FrequencyStatus", clock: Clock | None = None) -> None:
+    def __init__(self, params: FrequencyStatusParam, name: str = "FrequencyStatus") -> None:
         super().__init__(name)
         self.params = params
-        self.clock = ROSClock() if clock is None else clock
+        self.clock: Clock = ROSClock()
         self.lock = threading.Lock()
         self.clear()
 
@@ -309,11 +304,11 @@ class FrequencyStatus(DiagnosticTask):
         stat.add("Duration of window (s)", f"{window:f}")
         stat.add("Actual frequency (Hz)", f"{frequency:f}")
         if low == high:
-            stat.add("Target frequency (Hz)", str(low))
+            stat.add("Target frequency (Hz)", f"{low:f}")
         if low > 0:
-            stat.add("Minimum acceptable frequency (Hz)", str(low * (1 - tolerance)))
+            stat.add("Minimum acceptable frequency (Hz)", f"{low * (1 - tolerance):f}")
         if high < float("inf"):
-            stat.add("Maximum acceptable frequency (Hz)", str(high * (1 + tolerance)))
+            stat.add("Maximum acceptable frequency (Hz)", f"{high * (1 + tolerance):f}")
         return stat
 
 
@@ -328,12 +323,10 @@ class TimeStampStatusParam:
 class TimeStampStatus(DiagnosticTask):
     """Watches the age of stamps."""
 
-    def __init__(
-        self, params: TimeStampStatusParam | None = None, name: str = "Timestamp Status", clock: Clock | None = None
-    ) -> None:
+    def __init__(self, params: TimeStampStatusParam | None = None, name: str = "Timestamp Status") -> None:
         super().__init__(name)
         self.params = TimeStampStatusParam() if params is None else params
-        self.clock = ROSClock() if clock is None else clock
+        self.clock: Clock = ROSClock()
         self.lock = threading.Lock()
         self.early_count = 0
         self.late_count = 0
@@ -376,16 +369,28 @@ class TimeStampStatus(DiagnosticTask):
             if self.zero_seen:
                 stat.summary(ERROR, "Zero timestamp seen.")
                 self.zero_count += 1
-            stat.add("Earliest timestamp delay", f"{self.min_delta:f}")
-            stat.add("Latest timestamp delay", f"{self.max_delta:f}")
-            stat.add("Earliest acceptable timestamp delay", f"{self.params.min_acceptable:f}")
-            stat.add("Latest acceptable timestamp delay", f"{self.params.max_acceptable:f}")
-            stat.add("Late diagnostic update count", str(self.late_count))
-            stat.add("Early diagnostic update count", str(self.early_count))
-            stat.add("Zero seen diagnostic update count", str(self.zero_count))
+            stat.add("Earliest timestamp delay:", f"{self.min_delta:f}")
+            stat.add("Latest timestamp delay:", f"{self.max_delta:f}")
+            stat.add("Earliest acceptable timestamp delay:", f"{self.params.min_acceptable:f}")
+            stat.add("Latest acceptable timestamp delay:", f"{self.params.max_acceptable:f}")
+            stat.add("Late diagnostic update count:", str(self.late_count))
+            stat.add("Early diagnostic update count:", str(self.early_count))
+            stat.add("Zero seen diagnostic update count:", str(self.zero_count))
             self.deltas_valid = False
             self.min_delta = self.max_delta = 0.0
             self.zero_seen = False
+        return stat
+
+
+class Heartbeat(DiagnosticTask):
+    """Says that the node is alive."""
+
+    def __init__(self) -> None:
+        super().__init__("Heartbeat")
+
+    def run(self, stat: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        """Fill the status."""
+        stat.summary(OK, "Alive")
         return stat
 
 
@@ -395,7 +400,9 @@ class HeaderlessTopicDiagnostic(CompositeDiagnosticTask):
     def __init__(self, name: str, diag: Updater, freq: FrequencyStatusParam) -> None:
         super().__init__(f"{name} topic status")
         self.diag = diag
-        self.freq = FrequencyStatus(freq, clock=getattr(diag, "clock", None))
+        self.freq = FrequencyStatus(freq)
+        self.freq.clock = getattr(diag, "clock", self.freq.clock)
+        self.freq.clear()
         self.addTask(self.freq)
         self.diag.add(self)
 
@@ -413,7 +420,8 @@ class TopicDiagnostic(HeaderlessTopicDiagnostic):
 
     def __init__(self, name: str, diag: Updater, freq: FrequencyStatusParam, stamp: TimeStampStatusParam) -> None:
         super().__init__(name, diag, freq)
-        self.stamp = TimeStampStatus(stamp, clock=getattr(diag, "clock", None))
+        self.stamp = TimeStampStatus(stamp)
+        self.stamp.clock = getattr(diag, "clock", self.stamp.clock)
         self.addTask(self.stamp)
 
     def tick(self, *args: Any) -> None:
@@ -447,6 +455,7 @@ __all__ = [
     "FrequencyStatusParam",
     "FunctionDiagnosticTask",
     "HeaderlessTopicDiagnostic",
+    "Heartbeat",
     "KeyValue",
     "TimeStampStatus",
     "TimeStampStatusParam",

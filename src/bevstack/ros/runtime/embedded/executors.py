@@ -333,7 +333,7 @@ class Executor(AbstractContextManager["Executor"]):
         return any(thread != me for thread in self._active)
 
     def _explain(self, work: _Work, error: Exception) -> Exception | None:
-        """A callback that still runs while the context ends, or its node is destroyed, finds its publishers closed: no fault."""
+        """A callback that runs while the context ends, or its node is destroyed, finds its publishers closed: no fault."""
         if not self._context.ok():
             return ExternalShutdownException(str(error))
         node_is_gone = work.entity is not None and work.entity._owner.executor is not self
@@ -419,7 +419,7 @@ class SingleThreadedExecutor(Executor):
 
 
 class MultiThreadedExecutor(Executor):
-    """Runs callbacks in a pool of threads. Raises in `spin` what a callback raised.
+    """Runs callbacks in a pool of threads. Raises in `spin` what a callback raised; the end of the context just ends it.
 
     Other than rclpy's it takes a message from its queue only when a thread is free for it: a slow callback sees the newest
     messages, and none pile up in the pool.
@@ -439,6 +439,12 @@ class MultiThreadedExecutor(Executor):
 
     def _may_start(self) -> bool:
         return self._busy < self._num_threads
+
+    def _once(self, timeout_sec: float | None, until: Callable[[], bool] | None = None) -> None:
+        try:
+            super()._once(timeout_sec, until)
+        except ExternalShutdownException:
+            return  # as rclpy's: `spin` sees that the context has ended
 
     def _execute(self, work: _Work) -> None:
         self._left(threading.get_ident())

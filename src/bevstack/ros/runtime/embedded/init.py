@@ -29,14 +29,13 @@ def init(
 
     Signal handlers are installed for the default context only, unless asked for. See `Context.init` for what it raises.
     """
-    if context is None:
-        context = get_default_context()
-        if signal_handler_options is None:
-            signal_handler_options = SignalHandlerOptions.ALL
-        install_signal_handlers(signal_handler_options)
-    elif signal_handler_options is not None:
-        install_signal_handlers(signal_handler_options)
+    default = context is None or context is get_default_context()
+    context = get_default_context() if context is None else context
     context.init(args, domain_id=domain_id)
+    if default and signal_handler_options is None:
+        signal_handler_options = SignalHandlerOptions.ALL
+    if signal_handler_options is not None:
+        install_signal_handlers(signal_handler_options)
 
 
 def ok(*, context: Context | None = None) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import message_class
+from .clock import Clock
 from .exceptions import InvalidHandle, RCLError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class RcutilsLogger:
         return severity >= get_logger_effective_level(self.name)
 
     def log(self, message: str, severity: int | LoggingSeverity, **kwargs: Any) -> bool:
-        """Write a line; True if it was written. Raises RuntimeError for an unknown option."""
+        """Write a line; True if it was written. Raises TypeError for an unknown option, ValueError for a wrong value of one."""
         return self._log(message, int(severity), kwargs)
 
     def debug(self, message: str, **kwargs: Any) -> bool:
@@ -194,16 +195,18 @@ class RcutilsLogger:
     def _passes(self, site_key: tuple[Any, ...], severity: int, options: dict[str, Any]) -> bool:
         for option in options:
             if option not in _OPTIONS:
-                raise RuntimeError(f'parameter "{option}" is not one of the recognized logging options "{", ".join(_OPTIONS)}"')
+                raise TypeError(f'parameter "{option}" is not one of the recognized logging options "{", ".join(_OPTIONS)}"')
         duration = options.get("throttle_duration_sec")
+        clock = options.get("throttle_time_source_type")
+        if clock is not None and not isinstance(clock, Clock):
+            raise ValueError(f"throttle_time_source_type must be a clock, got {clock!r}")
         if "throttle_time_source_type" in options and duration is None:
-            raise RuntimeError("required parameter 'throttle_duration_sec' not provided for logging feature 'throttle'")
+            raise TypeError("logging with 'throttle_time_source_type' needs 'throttle_duration_sec' too")
         with _lock:
             site = self._sites.setdefault(site_key, _CallSite(severity))
             if site.severity != severity:
                 raise ValueError("Logger severity cannot be changed between calls.")
             if duration is not None:
-                clock = options.get("throttle_time_source_type")
                 now = time.monotonic_ns() if clock is None else clock.now().nanoseconds
                 # A clock that went back (a bag was restarted) does not silence the line for ever.
                 if site.last_ns is not None and 0 <= now - site.last_ns < duration * 1e9:

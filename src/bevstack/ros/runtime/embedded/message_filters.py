@@ -49,6 +49,12 @@ class Subscriber(SimpleFilter):
         """Pass a message on."""
         self.signalMessage(msg)
 
+    def __getattr__(self, key: str) -> Any:
+        """Everything else is the subscription's."""
+        if key == "sub":  # not there yet
+            raise AttributeError(key)
+        return getattr(self.sub, key)
+
     def getTopic(self) -> str:
         """The topic as it was given."""
         return str(self.topic)

@@ -106,7 +106,12 @@ class NodeParameters:
                 kind = second
             else:
                 value = second
-                if not descriptor.dynamic_typing and value is not None:
+                if not descriptor.dynamic_typing:
+                    if value is None:
+                        raise ValueError(
+                            f"Cannot declare the statically typed parameter '{name}' without a default value: give a value, a "
+                            "parameter type, or a descriptor with `dynamic_typing=True`"
+                        )
                     kind = Parameter.Type.from_parameter_value(value)
             full = f"{namespace}{PARAMETER_SEPARATOR_STRING}{name}" if namespace else name
             validate_parameter_name(full)
@@ -370,7 +375,7 @@ class NodeParameters:
             if declaring or descriptor.dynamic_typing:
                 return ""
             return "Static parameter cannot be undeclared"
-        if not descriptor.dynamic_typing and descriptor.type and kind.value != descriptor.type:
+        if not descriptor.dynamic_typing and kind.value != descriptor.type:
             return f"{_WRONG_TYPE}, expected '{Parameter.Type(descriptor.type)}' got '{kind}'"
         if kind is Parameter.Type.INTEGER and len(descriptor.integer_range):
             return _integer_problem(parameter, descriptor.integer_range[0])

@@ -204,7 +204,8 @@ def _nanoseconds(moment: Any) -> int:
 class Buffer:
     """Stores transforms and answers where one frame is, seen from another, at some time (`Time()`: the latest common time).
 
-    With a `node` (or a `TransformListener`) simulated time that jumps back clears the moving frames.
+    With a `node` (or a `TransformListener`) time that jumps back by a second or more clears the moving frames; with a `node`
+    the service `tf2_frames` gives all frames as YAML.
     """
 
     def __init__(self, cache_time: Duration | None = None, node: Node | None = None) -> None:
@@ -216,11 +217,16 @@ class Buffer:
         self._jump_handle: JumpHandle | None = None
         if node is not None:
             self._follow_clock(node)
+            self.srv = node.create_service(message_class("tf2_msgs/srv/FrameGraph"), "tf2_frames", self._get_frames)
 
     def _follow_clock(self, node: Node) -> None:
         if self._jump_handle is None:
-            threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+            threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=True)
             self._jump_handle = node.get_clock().create_jump_callback(threshold, post_callback=lambda _: self.clear())
+
+    def _get_frames(self, request: Any, response: Any) -> Any:
+        response.frame_yaml = self.all_frames_as_yaml()
+        return response
 
     # filling -----------------------------------------------------------------------------------------------------------
 

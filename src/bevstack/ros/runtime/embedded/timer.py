@@ -149,7 +149,8 @@ class Rate:
     def __init__(self, timer: Timer, *, context: Context) -> None:
         self._timer = timer
         self._cv = threading.Condition()
-        self._ticks = 0
+        self._ticked = False
+        self._sleepers = 0
         self._context = context
         self._is_shutdown = False
         self._is_destroyed = False
@@ -158,7 +159,7 @@ class Rate:
 
     def _tick(self) -> None:
         with self._cv:
-            self._ticks += 1
+            self._ticked = True
             self._cv.notify_all()
 
     def _interrupt(self) -> None:
@@ -167,18 +168,27 @@ class Rate:
             self._cv.notify_all()
 
     def sleep(self) -> None:
-        """Wait for the next tick. Raises `ROSInterruptException` when the context ends or the rate is destroyed."""
+        """Wait for the next tick; if one has passed since the last sleep, return at once.
+
+        Raises `ROSInterruptException` when the context ends, RuntimeError if the rate was destroyed before.
+        """
         with self._cv:
-            if self._is_shutdown or self._is_destroyed or not self._context.ok():
+            if self._is_shutdown or not self._context.ok():
                 raise ROSInterruptException
-            seen = self._ticks
-            while self._ticks == seen:
-                self._cv.wait()
-                if self._is_shutdown or self._is_destroyed:
-                    raise ROSInterruptException
+            if self._is_destroyed:
+                raise RuntimeError("Rate cannot sleep because it has been destroyed")
+            self._sleepers += 1
+            try:
+                self._cv.wait_for(lambda: self._ticked or self._is_shutdown or self._is_destroyed)
+            finally:
+                self._sleepers -= 1
+                if self._sleepers == 0:
+                    self._ticked = False
+            if self._is_shutdown:
+                raise ROSInterruptException
 
     def destroy(self) -> None:
-        """End it, also for a thread that sleeps in it."""
+        """End it; a thread that sleeps in it wakes up."""
         with self._cv:
             self._is_destroyed = True
             self._cv.notify_all()
