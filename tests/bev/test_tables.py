@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bevstack.bev.config import CONFIGS, FastBEVConfig
 from bevstack.bev.preprocess import image_transform
 from bevstack.bev.tables import build_table, calibration_id, camera_projection, grid_points, lidar_to_camera, rig_table
+from bevstack.errors import CalibrationError
 from bevstack.frames.rectify import undistorted
 from bevstack.frames.sim.rig import nuscenes_rig
 from bevstack.geometry import Camera, pose, rotation_rpy, rotation_z, transform_points
@@ -155,9 +156,9 @@ def test_points_behind_or_on_the_camera_are_not_seen() -> None:
 
 def test_bad_values_are_refused() -> None:
     bad = np.full((6, 3, 4), np.nan)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(CalibrationError, match="not finite"):
         build_table(bad, NANO.grid, NANO.feature_hw)
-    with pytest.raises(ValueError, match="laid out for 6"):
+    with pytest.raises(CalibrationError, match="laid out for 6"):
         rig_table(rig() + rig(), NANO)
     with pytest.raises(ValueError, match="table has shape"):
         build_table(np.zeros((6, 3, 4)), NANO.grid, NANO.feature_hw, out=np.zeros(5, np.int32))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bevstack.bev.config import CONFIGS, EncoderConfig, FastBEVConfig, VoxelGrid
@@ -163,10 +163,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     refused(lambda: import_checkpoint(checkpoint(tmp_path, broken), TINY), "not finite")
     refused(lambda: import_checkpoint(checkpoint(tmp_path, {**state, "epoch": 3}), TINY), "'epoch' is no tensor")
     refused(lambda: import_checkpoint(checkpoint(tmp_path, {}), TINY), "no state_dict")
-    with torch.device("meta"):
-        m0 = FastBEVNet(CONFIGS["fastbev-m0"]).state_dict()
-    other = {k: torch.zeros(v.shape) for k, v in m0.items()}
-    refused(lambda: import_checkpoint(checkpoint(tmp_path, other), "fastbev-m4"), "does not fit fastbev-m4", "missing", "...")
+    refused(lambda: import_checkpoint(checkpoint(tmp_path, state), "fastbev-m0"), "does not fit fastbev-m0", "missing", "...")
 
 
 class Bomb:
@@ -190,6 +187,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
+@example(b"J")
 def test_noise_is_no_checkpoint(tmp_path: Path, noise: bytes) -> None:
     (tmp_path / "noise.pth").write_bytes(noise)
     refused(lambda: import_checkpoint(tmp_path / "noise.pth", TINY))

@@ -287,7 +287,8 @@ def _graphs(config: FastBEVConfig, sha256: str, split: bool, weights: Path) -> l
                 net = load_weights(weights)
             except ImportError as error:
                 raise EngineError(
-                    f"the first use of {weights.name} exports its graph and needs {error.name}: pip install 'bevstack[export]'"
+                    f"the first use of {weights.name} exports its graph and needs {error.name}: "
+                    "pip install 'bevstack[export]', or give a graph exported elsewhere (.onnx)"
                 ) from error
         content = export_graph(net, part, raw=True, weights_sha256=sha256)
         try:

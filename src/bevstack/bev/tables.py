@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bevstack.errors import CalibrationError
 from bevstack.geometry import Camera, Matrix, invert, transform_points
 
 from .config import FastBEVConfig, VoxelGrid
@@ -108,11 +109,12 @@ def build_table(
     """Table (V,) of one instant from projections (N, 3, 4). A camera whose projection is all zeros is never referenced.
 
     Raises:
-        ValueError: if a projection is not finite or ``out`` has another size.
+        CalibrationError: a projection is not finite.
+        ValueError: ``out`` has another size.
     """
     p = np.ascontiguousarray(projections, np.float64).reshape(-1, 3, 4)
     if not np.isfinite(p).all():
-        raise ValueError("a camera projection is not finite: check its intrinsics and the ego poses")
+        raise CalibrationError("a camera projection is not finite: check the cameras' intrinsics and the ego poses")
     table = np.empty(grid.voxels, np.int32) if out is None else out
     if table.shape != (grid.voxels,):
         raise ValueError(f"table has shape {table.shape}; the grid needs ({grid.voxels},)")
@@ -175,12 +177,12 @@ def rig_table(
         rectified: whether distortion was already removed from the images (per slot or for all).
 
     Raises:
-        ValueError: too many cameras, or a projection that is not finite.
+        CalibrationError: too many cameras, or a projection that is not finite.
     """
     from .preprocess import image_transform
 
     if len(cameras) > config.cameras:
-        raise ValueError(f"{len(cameras)} cameras given; {config.name} is laid out for {config.cameras}")
+        raise CalibrationError(f"{len(cameras)} cameras given; {config.name} is laid out for {config.cameras}")
     straight = [rectified] * len(cameras) if isinstance(rectified, bool) else list(rectified)
     projections = np.zeros((config.cameras, 3, 4))
     bent: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
