@@ -35,8 +35,8 @@ def measure(
         domain: ROS domain; None: one that hardly anybody uses.
 
     Returns:
-        sent, received, lost, replaced (images), instants, latency in ms (median, p95; from exposure to the result), CPU seconds per
-        second of both processes, megabytes per second.
+        sent, received, lost, replaced (images), instants, latency in ms (median, p95; from exposure to the result), CPU seconds
+        per second of both processes, megabytes per second.
 
     Raises:
         RuntimeError: a process fails, or nothing arrives.
@@ -55,6 +55,8 @@ def measure(
         *common,
         "-p",
         "model:=random:fastbev-nano",
+        "-p",
+        "engine:=torch",
         "-p",
         "score_threshold:=1.0",
     ]
@@ -98,7 +100,7 @@ def measure(
                 seen, quiet = len(statuses), time.monotonic()
                 if began is None:
                     began, used = time.monotonic(), [sum(m.cpu_times()[:2]) for m in meters]
-            if ended and time.monotonic() - quiet > 1.5:
+            if ended and statuses and time.monotonic() - quiet > 3.0:
                 break
         if not statuses or began is None:
             raise RuntimeError("nothing arrived: is the wire there? (bevstack doctor)")

@@ -106,6 +106,9 @@ def run_nodes(
         _spin(executor, made, sources, stop, until_finished)
     except (KeyboardInterrupt, runtime.ExternalShutdownException):
         pass  # the usual end
+    except Exception:
+        if runtime.ok():
+            raise  # else a signal came while something was being published: the usual end, too
     finally:
         # Sources first, the recorder last: what is still on its way gets recorded.
         order = {spec.name: (not spec.source, spec.executable == "recorder") for spec in nodes}

@@ -46,8 +46,8 @@ from bevstack.ros.runtime import (
 )
 
 from .draw import draw_boxes
-from .main import run_node
-from .parameters import Parameters, Spec
+from .main import run_node, until_shutdown
+from .parameters import Parameters, ParameterValueError, Spec
 from .pipeline import Model, Pipeline, Result
 from .rig import Rig
 from .topics import info_topic, sensor_qos
@@ -210,7 +210,8 @@ class BevNode(LifecycleNode):
         except (BevstackError, OSError, ValueError) as error:
             self._failure = " ".join(str(error).split())
             self.get_logger().error(f"cannot configure: {self._failure}")
-            self._updater.force_update()
+            with until_shutdown(self):
+                self._updater.force_update()
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         return TransitionCallbackReturn.SUCCESS
@@ -218,9 +219,9 @@ class BevNode(LifecycleNode):
     def _configure(self) -> None:
         p = self._p
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"parameter cameras is {list(self.cameras)}: name one or more different cameras")
+            raise ParameterValueError(f"parameter cameras is {list(self.cameras)}: name one or more different cameras")
         if "{camera}" not in p["image_topic_template"] and len(self.cameras) > 1:
-            raise ValueError(
+            raise ParameterValueError(
                 f"image_topic_template {p['image_topic_template']!r} has no {{camera}}: all cameras would be the same"
             )
         fallback = load_rig(Path(p["rig_file"])) if p["rig_file"] else {}
@@ -277,7 +278,7 @@ class BevNode(LifecycleNode):
         self._pipeline = Pipeline(
             self._model,
             sync,
-            on_result=self._publish,
+            on_result=self._on_result,
             on_problem=self._note,
             poses=self._poses,
             workers=p["decode_workers"],
@@ -410,6 +411,10 @@ class BevNode(LifecycleNode):
 
     # --- outputs ------------------------------------------------------------------------------------------------------------
 
+    def _on_result(self, result: Result) -> None:
+        with until_shutdown(self):
+            self._publish(result)
+
     def _publish(self, result: Result) -> None:
         """On the model's thread: everything about one instant."""
         started = time.monotonic()
@@ -510,7 +515,8 @@ class BevNode(LifecycleNode):
             if publisher is None or not self._active or not (self._p["debug"] or publisher.get_subscription_count()):
                 continue
             image = draw_boxes(frame, result.boxes, self._p["debug_width"])
-            publisher.publish(convert.compressed_from_rgb(image, frame.stamp, f"{name}_optical_frame", quality=80))
+            with until_shutdown(self):
+                publisher.publish(convert.compressed_from_rgb(image, frame.stamp, f"{name}_optical_frame", quality=80))
 
     # --- diagnostics --------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from bevstack.ros import convert
 from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, Detection3DArray, Image, Message, PipelineStatus
 from bevstack.ros.runtime import Node, QoSProfile, tf2
 
-from .main import run_node
+from .main import run_node, until_shutdown
 from .parameters import Parameters, Spec
 from .topics import info_topic, latched_qos, optical_frame
 
@@ -62,7 +62,7 @@ PARAMETERS: tuple[Spec, ...] = (
 )
 
 _GIVE_UP_LOCKSTEP = 3
-_LAST_ANSWER_S = 2.0
+_LAST_ANSWER_S = 5.0
 
 
 class CameraNode(Node):
@@ -147,10 +147,11 @@ class CameraNode(Node):
         ready: queue.Queue[tuple[Frame, Any] | None] = queue.Queue(maxsize=2 * max(1, len(self._rig)))
         self._threads = [
             threading.Thread(target=self._read, args=(ready,), name="camera reader", daemon=True),
-            threading.Thread(target=self._send_all, args=(ready,), name="camera publisher", daemon=True),
+            threading.Thread(target=self._send_until_shutdown, args=(ready,), name="camera publisher", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
+        self.get_logger().info(f"publishing {len(self._rig)} cameras of {self._source.name}")
 
     @property
     def exit_now(self) -> bool:
@@ -209,6 +210,10 @@ class CameraNode(Node):
 
     # --- sending ------------------------------------------------------------------------------------------------------------
 
+    def _send_until_shutdown(self, ready: queue.Queue[tuple[Frame, Any] | None]) -> None:
+        with until_shutdown(self):
+            self._send_all(ready)
+
     def _send_all(self, ready: queue.Queue[tuple[Frame, Any] | None]) -> None:
         """Publishing thread: pace, wait for answers in lockstep, publish."""
         self._wait_for_subscribers()
@@ -248,7 +253,9 @@ class CameraNode(Node):
             return
         if self._lockstep:
             # The last instant may lack a camera (a recorder that was killed): then there is no answer to wait for.
-            self._wait_for_answers(0, max(_LAST_ANSWER_S, 4.0 * self._longest_answer))
+            # The very first answer takes longest: if none has come yet, only the parameter limits the wait.
+            longest = self._longest_answer
+            self._wait_for_answers(0, max(_LAST_ANSWER_S, 4.0 * longest) if longest else float("inf"))
         if self._stopping.is_set():
             return
         self._end.publish(Bool(data=True))
@@ -318,7 +325,8 @@ class CameraNode(Node):
                 lambda: len(self._outstanding) <= allowed or self._stopping.is_set(), min(most, self._p["lockstep_timeout"])
             )
             if answered:
-                self._longest_answer = max(self._longest_answer, time.monotonic() - began)
+                if self.instants_sent:
+                    self._longest_answer = max(self._longest_answer, time.monotonic() - began)
                 self._unanswered = 0
                 return
             lost = list(self._outstanding)

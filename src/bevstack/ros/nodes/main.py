@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from bevstack.errors import BevstackError
 from bevstack.ros.runtime import ExternalShutdownException, SingleThreadedExecutor, init, ok, try_shutdown
+
+
+@contextmanager
+def until_shutdown(node: Any) -> Iterator[None]:
+    """For threads that publish: a signal ends the context at any moment, and what fails then has failed for that reason."""
+    try:
+        yield
+    except Exception:
+        if node.context.ok():
+            raise
 
 
 def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
@@ -37,6 +48,9 @@ def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> i
                 break
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the usual end of a node
+    except Exception:
+        if ok():
+            raise  # else a signal came while something was being published: the usual end, too
     finally:
         if node is not None:
             node.destroy_node()

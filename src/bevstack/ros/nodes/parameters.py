@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bevstack.errors import BevstackError
 from bevstack.ros.runtime import FloatingPointRange, IntegerRange, Node, Parameter, ParameterDescriptor, SetParametersResult
 
 Value = bool | int | float | str | list[str]
+
+
+class ParameterValueError(BevstackError, ValueError):
+    """A parameter has a value that its node cannot take."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Parameters:
         on_change: called with the new live values after they are set.
 
     Raises:
-        ValueError: a value given at start (YAML, command line) that a spec refuses.
+        ParameterValueError: a value given at start (YAML, command line) that a spec refuses.
     """
 
     def __init__(self, node: Node, specs: Sequence[Spec], on_change: Callable[[Mapping[str, Any]], None] | None = None) -> None:
@@ -97,7 +102,7 @@ class Parameters:
                 value = [entry for entry in value or [] if entry]
             problem = spec.problem(value)
             if problem:
-                raise ValueError(f"{node.get_name()}: {problem}")
+                raise ParameterValueError(f"{node.get_name()}: {problem}")
             self._values[spec.name] = value
         node.add_on_set_parameters_callback(self._check)
         if hasattr(node, "add_post_set_parameters_callback"):  # Iron and later

@@ -16,9 +16,9 @@ from bevstack.ros import convert
 from bevstack.ros.interfaces import Bool, Clock
 from bevstack.ros.runtime import DurabilityPolicy, HistoryPolicy, Node, QoSProfile, ReliabilityPolicy, messages
 
-from .main import run_node
-from .parameters import Parameters, Spec
-from .topics import latched_qos
+from .main import run_node, until_shutdown
+from .parameters import Parameters, ParameterValueError, Spec
+from .topics import LATCHED, latched_qos
 
 PARAMETERS: tuple[Spec, ...] = (
     Spec("path", "", "the bag: its folder, or an .mcap or .db3 file"),
@@ -36,7 +36,6 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("autostart", True, "start by itself"),
 )
 
-_LATCHED = frozenset(("/tf_static", "/robot_description", "/map"))
 _NOT_PLAYED = frozenset(("/clock",))
 
 
@@ -51,7 +50,7 @@ class PlayerNode(Node):
         super().__init__(node_name, **kwargs)
         p = self._p = Parameters(self, PARAMETERS)
         if not p["path"]:
-            raise ValueError("parameter path is empty: name the bag to play")
+            raise ParameterValueError("parameter path is empty: name the bag to play")
         self._reader = BagReader(Path(p["path"]))
         for problem in self._reader.problems:
             self.get_logger().warning(problem)
@@ -97,13 +96,13 @@ class PlayerNode(Node):
         for entry in entries:
             source, separator, target = entry.partition(":=")
             if not separator or not source or not target:
-                raise ValueError(f"parameter remap has {entry!r}: write from:=to")
+                raise ParameterValueError(f"parameter remap has {entry!r}: write from:=to")
             yield source, target
 
     @staticmethod
     def _qos(topic: BagTopic) -> QoSProfile:
         """As recorded: latched if any of the publishers was, best effort only if all were."""
-        latched = topic.name in _LATCHED or any(q.durability == QosDurability.TRANSIENT_LOCAL for q in topic.qos)
+        latched = topic.name in LATCHED or any(q.durability == QosDurability.TRANSIENT_LOCAL for q in topic.qos)
         best_effort = bool(topic.qos) and all(q.reliability == QosReliability.BEST_EFFORT for q in topic.qos)
         return QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
@@ -123,7 +122,7 @@ class PlayerNode(Node):
     def start(self) -> None:
         """Start playing. Nothing happens if it plays already."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._play, name="player", daemon=True)
+            self._thread = threading.Thread(target=self._play_until_shutdown, name="player", daemon=True)
             self._thread.start()
 
     @property
@@ -140,6 +139,10 @@ class PlayerNode(Node):
         super().destroy_node()
 
     # --- playing ------------------------------------------------------------------------------------------------------------
+
+    def _play_until_shutdown(self) -> None:
+        with until_shutdown(self):
+            self._play()
 
     def _play(self) -> None:
         if self._wait():

@@ -22,13 +22,15 @@ from bevstack.ros.runtime import (
     Node,
     QoSProfile,
     ReliabilityPolicy,
+    SubscriptionEventCallbacks,
     diagnostic_updater,
     messages,
 )
 
 from .bag_writer import BagWriter, DiskFullError
-from .main import run_node
-from .parameters import Parameters, Spec
+from .main import run_node, until_shutdown
+from .parameters import Parameters, ParameterValueError, Spec
+from .topics import LATCHED, latched_qos
 
 PARAMETERS: tuple[Spec, ...] = (
     Spec("path", "", "folder to create; empty: rosbag2_<date>_<time> here"),
@@ -59,7 +61,7 @@ class RecorderNode(Node):
         try:
             self._exclude = re.compile(p["exclude"]) if p["exclude"] else None
         except re.error as error:
-            raise ValueError(f"parameter exclude is {p['exclude']!r}: not a regular expression ({error})") from None
+            raise ParameterValueError(f"parameter exclude is {p['exclude']!r}: not a regular expression ({error})") from None
         path = Path(p["path"] or datetime.now().strftime("rosbag2_%Y_%m_%d-%H_%M_%S"))
         self._wanted = {self.resolve_topic_name(topic) for topic in p["topics"]}
         self._writer = BagWriter(
@@ -74,6 +76,8 @@ class RecorderNode(Node):
         self.dropped = 0
         self._subscribed: dict[str, Any] = {}
         self._refused: set[str] = set()
+        self._relaxed: set[str] = set()
+        self._resubscribe: set[str] = set()
         self._queue: queue.SimpleQueue[tuple[str, int | None, bytes] | None] = queue.SimpleQueue()
         self._waiting = 0
         self._count_lock = threading.Lock()
@@ -109,6 +113,11 @@ class RecorderNode(Node):
         if self.reason:
             self._unsubscribe()
             return
+        for topic in list(self._resubscribe):
+            self._resubscribe.discard(topic)
+            subscription = self._subscribed.pop(topic, None)
+            if subscription is not None:
+                self.destroy_subscription(subscription)
         for topic, types in self.get_topic_names_and_types():
             if topic in self._subscribed or topic in self._refused or len(types) != 1:
                 continue
@@ -122,9 +131,12 @@ class RecorderNode(Node):
     def _subscribe(self, topic: str, type_name: str) -> None:
         offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
         if not offered:
-            return  # only subscribers so far
+            if not self.count_publishers(topic):
+                return  # only subscribers so far
+            # A publisher of another process whose QoS is not told (embedded runtime): as most are, until it says otherwise.
+            offered = [latched_qos() if topic in LATCHED or topic.endswith("/end_of_source") else QoSProfile(depth=10)]
         latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered)
-        reliable = all(qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered)
+        reliable = all(qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered) and topic not in self._relaxed
         try:
             self._writer.add_topic(topic, type_name, [bag_qos(qos) for qos in offered], latched=_KEEP_LATCHED if latched else 0)
             kind = messages(type_name)
@@ -141,9 +153,22 @@ class RecorderNode(Node):
             history=HistoryPolicy.KEEP_LAST,
             depth=_QUEUE_DEPTH,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched and reliable else DurabilityPolicy.VOLATILE,
         )
-        self._subscribed[topic] = self.create_subscription(kind, topic, partial(self._on_message, topic), qos, raw=True)
+        self._subscribed[topic] = self.create_subscription(
+            kind,
+            topic,
+            partial(self._on_message, topic),
+            qos,
+            raw=True,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=partial(self._on_incompatible, topic)),
+        )
+
+    def _on_incompatible(self, topic: str, event: Any) -> None:
+        """A publisher offers less than was asked for: the next look for topics subscribes with less."""
+        if topic not in self._relaxed:
+            self._relaxed.add(topic)
+            self._resubscribe.add(topic)
 
     def _unsubscribe(self) -> None:
         for subscription in self._subscribed.values():
@@ -222,7 +247,8 @@ class RecorderNode(Node):
         self.reason = reason
         self._writer.close()
         self.get_logger().error(f"recording stopped: {reason}")
-        self._updater.force_update()
+        with until_shutdown(self):
+            self._updater.force_update()
 
     def destroy_node(self) -> None:
         """Write what waits, close the bag; then as every node."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bevstack.ros.runtime import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+LATCHED = frozenset(("/tf_static", "/robot_description", "/map"))
+"""Topics that are latched by convention, whatever a bag or a publisher says about its QoS."""
+
 
 def info_topic(base_image_topic: str) -> str:
     """camera_info beside the base image topic: ``/cam/image_raw`` -> ``/cam/camera_info``."""
