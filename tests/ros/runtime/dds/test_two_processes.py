@@ -98,6 +98,22 @@ def test_nonsense_from_the_network_is_dropped(wire: DdsWire, peer: subprocess.Po
     assert heard == ["honest"]
 
 
+def test_a_process_that_ends_without_closing_says_goodbye(wire: DdsWire, domain: int) -> None:
+    code = """
+import atexit
+atexit.register(lambda: print("closed" if wire.closing else "still open"))  # runs last: it was registered first
+from bevstack.ros.runtime.wire import open_wire
+wire = open_wire()
+wire.add_node("careless", "/")
+"""
+    environment = dict(os.environ, ROS_DOMAIN_ID=str(domain))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "closed"), done.stderr
+    eventually(lambda: wire.node_names_and_namespaces() == [])
+
+
 @pytest.mark.slow
 def test_a_peer_that_is_killed_disappears(wire: DdsWire, peer: subprocess.Popen[str]) -> None:
     """Nothing says goodbye for it: its lease runs out after ten seconds."""

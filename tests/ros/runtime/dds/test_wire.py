@@ -319,6 +319,33 @@ def test_closing_inside_a_callback(pair: Pair) -> None:
     eventually(lambda: writer.remote_readers() == 0)
 
 
+def test_nothing_crashes_while_others_publish(open_wires: Callable[[], DdsWire]) -> None:
+    """Closing a wire under publishing threads: they get an error, not freed memory."""
+    for _ in range(5):
+        wire = open_wires()
+        writers = [wire.create_writer(f"/t{i}", STRING, RELIABLE, node=A) for i in range(3)]
+        started, failures = threading.Barrier(4), []
+
+        def publish(writer: Any, started: threading.Barrier = started, failures: list[str] = failures) -> None:
+            started.wait(PATIENCE)
+            try:
+                while True:
+                    writer.write(text("x"))
+            except WireError as error:
+                failures.append(str(error))
+
+        threads = [threading.Thread(target=publish, args=(writer,)) for writer in writers]
+        for thread in threads:
+            thread.start()
+        started.wait(PATIENCE)
+        wire.close()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert sorted(failures) == [f"rt/t{i} is closed" for i in range(3)]
+        with pytest.raises(WireError):
+            wire.create_writer("/late", STRING, RELIABLE, node=A)
+
+
 def test_many_endpoints_open_and_close(pair: Pair) -> None:
     for _ in range(3):
         ends = [pair[0].create_writer(f"/t{i}", STRING, RELIABLE, node=A) for i in range(20)]

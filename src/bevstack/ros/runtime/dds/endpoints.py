@@ -49,14 +49,30 @@ class _Endpoint:
         code = self._library.dds_create_topic(self._wire.participant, ct.byref(descriptor), name.encode(), None, None)
         return check(self._library, code, f"topic {name} ({type_name})")
 
-    def close(self) -> None:
+    def mark_closed(self) -> bool:
+        """Waits for a write in progress (a second at most); later ones are refused. False if it was closed already."""
         with self._lock:
-            if self.closed:
-                return
-            self.closed = True
+            was, self.closed = self.closed, True
+            return not was
+
+    def close(self) -> None:
+        if not self.mark_closed():
+            return
         self._wire.forget(self)
         self._wire.loop.forget(self)
         self._library.dds_delete(self.entity)
+
+    def _events(self, on_event: OnEvent) -> None:
+        """On the wire's thread: reports what changed, unless another thread is closing this end."""
+        try:
+            if not self.closed:
+                self._report(on_event, self._changes())
+        except WireError:
+            if not self.closed:
+                raise
+
+    def _report(self, on_event: OnEvent, changes: int) -> None:
+        raise NotImplementedError
 
     def _status(self, getter: Any, status: Any) -> Any:
         check(self._library, getter(self.entity, ct.byref(status)), "status")
@@ -137,10 +153,8 @@ class Writer(_Endpoint):
             mask = c.PUBLICATION_MATCHED | c.OFFERED_INCOMPATIBLE_QOS | c.OFFERED_DEADLINE_MISSED | c.LIVELINESS_LOST
             wire.loop.on_status(self, self.entity, mask, lambda: self._events(callback))
 
-    def _events(self, on_event: OnEvent) -> None:
-        if self.closed:
-            return
-        changes, lib = self._changes(), self._library
+    def _report(self, on_event: OnEvent, changes: int) -> None:
+        lib = self._library
         if changes & c.PUBLICATION_MATCHED:
             self._matched(on_event, lib.dds_get_publication_matched_status)
         if changes & c.OFFERED_INCOMPATIBLE_QOS:
@@ -155,8 +169,6 @@ class Writer(_Endpoint):
 
         :raises WireError: closed, or not a message of this type.
         """
-        if self.closed:
-            raise WireError(f"{self._name} is closed")
         parts = [cdr] if isinstance(cdr, (bytes, bytearray, memoryview)) else cdr
         arrays = [np.frombuffer(part, np.uint8) for part in parts if len(part)]
         vectors = (c.IoVector * len(arrays))(*[c.IoVector(array.ctypes.data, array.size) for array in arrays])
@@ -164,13 +176,16 @@ class Writer(_Endpoint):
         if size < 4 or arrays[0].size < 4:
             raise WireError(f"{self._name}: {size} bytes are no serialised message (no encapsulation head)")
         lib = self._library
-        sample = lib.ddsi_serdata_from_ser_iov(self._sertype, c.KIND_DATA, len(arrays), vectors, size)
-        if not sample:
-            raise WireError(f"{self._name}: the {size} bytes are not a message of this type")
-        code = lib.dds_writecdr(self.entity, sample)
+        with self._lock:  # the type support is gone once the writer is
+            if self.closed:
+                raise WireError(f"{self._name} is closed")
+            sample = lib.ddsi_serdata_from_ser_iov(self._sertype, c.KIND_DATA, len(arrays), vectors, size)
+            if not sample:
+                raise WireError(f"{self._name}: the {size} bytes are not a message of this type")
+            code = lib.dds_writecdr(self.entity, sample)
         if code == c.TIMEOUT:
             self.timeouts += 1
-        elif code < 0 and not self.closed:
+        elif code < 0:
             raise WireError(f"{self._name}: {lib.text(code)}")
 
     def assert_liveliness(self) -> None:
@@ -222,10 +237,8 @@ class Reader(_Endpoint):
             wire.loop.on_status(self, self.entity, mask, lambda: self._events(callback))
         wire.loop.on_data(self, self.entity, self._take)
 
-    def _events(self, on_event: OnEvent) -> None:
-        if self.closed:
-            return
-        changes, lib = self._changes(), self._library
+    def _report(self, on_event: OnEvent, changes: int) -> None:
+        lib = self._library
         if changes & c.SUBSCRIPTION_MATCHED:
             self._matched(on_event, lib.dds_get_subscription_matched_status)
         if changes & c.REQUESTED_INCOMPATIBLE_QOS:

@@ -88,4 +88,4 @@ class Loop:
         self._running = False
         self._library.dds_set_guardcondition(self._stop, True)
         if not self.is_current_thread:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=5)

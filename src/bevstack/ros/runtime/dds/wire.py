@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 
 from bevstack.ros.runtime.dds import library as c
@@ -19,6 +21,14 @@ from bevstack.ros.runtime.wire import MessageMeta, NodeName, NullWire, OnData, O
 
 _domains: dict[int, tuple[int, int]] = {}  # domain id -> (entity or 0, users)
 _domains_lock = threading.Lock()
+_open_wires: weakref.WeakSet[DdsWire] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_wires() -> None:
+    """Says goodbye: otherwise peers would take this process for alive until its lease runs out."""
+    for wire in list(_open_wires):
+        wire.close()
 
 
 def _enter_domain(library: c.Library, domain_id: int) -> None:
@@ -72,6 +82,7 @@ class DdsWire:
             _leave_domain(library, domain_id)
             raise
         self.guid = _guid(library, self.participant)
+        _open_wires.add(self)
         self.loop = Loop(library, self.participant)
         self.graph = Graph(self)
 
@@ -174,7 +185,7 @@ class DdsWire:
             self.closing = True
         self.loop.close()
         for endpoint in list(self._endpoints):
-            endpoint.closed = True
+            endpoint.mark_closed()
         self.library.dds_delete(self.participant)
         _leave_domain(self.library, self.domain_id)
 
