@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,49 @@ def test_a_chunk_with_a_wrong_checksum_is_left_out(tmp_path: Path, compression: 
     assert 45 <= len(left) < 60
     assert left == sorted(left)
     assert "fails its checksum: left out" in problem or "cannot be decompressed" in problem
+
+
+def test_messages_in_the_log_of_a_killed_sqlite_recorder_are_found(write_bag: WriteBag, messages: Any, tmp_path: Path) -> None:
+    """With journal_mode=WAL the last messages lie in a second file until somebody merges them."""
+    path = write_bag(rig_rows(messages, ["eye"], 4), storage="sqlite3")
+    (storage,) = path.glob("*.db3")
+    database = sqlite3.connect(storage)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA wal_autocheckpoint=0")
+        ((topic,),) = database.execute("SELECT id FROM topics WHERE name LIKE '%compressed'")
+        late = messages.store.serialize_cdr(messages.compressed(200 * SECOND, "eye_optical_frame", jpeg(picture())), COMPRESSED)
+        database.execute(
+            "INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", (topic, 200 * SECOND, bytes(late))
+        )
+        database.commit()
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        for file in (storage, Path(f"{storage}-wal")):
+            shutil.copyfile(file, killed / file.name)
+    finally:
+        database.close()
+    with BagReader(killed) as reader:
+        stamps = [m.stamp for m in reader.messages(["/eye/image_raw/compressed"])]
+        (problem,) = reader.problems
+    assert stamps[-1] == 200 * SECOND
+    assert len(stamps) == 5
+    assert "no metadata.yaml" in problem
+    assert not list(killed.glob("*-shm"))  # the bag's own folder is not written to
+
+
+def test_split_bags_are_read_in_the_recorders_order(write_bag: WriteBag, messages: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    folder.mkdir()
+    rows = rig_rows(messages, ["eye"], 12)
+    for part in range(12):
+        chosen = [row for row in rows if (part == 0 and row[0] == "/tf_static") or row[2] // (100 * MS) == 1000 + part]
+        (storage,) = write_bag(chosen, f"part{part}").glob("*.mcap")
+        shutil.copyfile(storage, folder / f"bag_{part}.mcap")
+    with open_source(folder) as source:
+        stamps = [instant.stamp for instant in source]
+    assert len(stamps) == 12
+    assert stamps == sorted(stamps)
 
 
 def test_a_file_that_is_no_bag_is_refused_in_one_line(tmp_path: Path) -> None:
