@@ -51,7 +51,7 @@ class Publisher:
         self._readers: tuple[Subscription, ...] = ()
         self._sequence = 0
         self._closed = False
-        self._latched = qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        self._latched = qos_profile.durability in (DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.BEST_AVAILABLE)
         depth = None if qos_profile.history == HistoryPolicy.KEEP_ALL else max(qos_profile.depth, 1)
         self._kept: deque[Sample] = deque(maxlen=depth)
         self._lifespan_ns = qos_profile.lifespan.nanoseconds

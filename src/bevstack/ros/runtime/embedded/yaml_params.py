@@ -53,6 +53,9 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except (KeyError, AttributeError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        # An explicit tag such as `!!bool 7` sends PyYAML's constructors, and ours, where they never expected to be.
+        raise ValueError(f"a value does not fit its tag, or the text is nested too deeply ({type(error).__name__})") from error
 
 
 def check_value(name: str, value: Any) -> Any:
@@ -139,5 +142,8 @@ def read_parameter_file(path: str | Path) -> list[ParameterRule]:
             else:
                 raise ValueError(f"parameter file '{path}': '{key}' stands outside of 'ros__parameters'")
 
-    visit(tree, "")
+    try:
+        visit(tree, "")
+    except RecursionError as error:
+        raise ValueError(f"parameter file '{path}' contains itself through an alias, or is nested too deeply") from error
     return rules
