@@ -59,7 +59,7 @@ def test_usage_errors() -> None:
 
 
 def test_bad_source_lists_what_is_accepted(tmp_path: Path) -> None:
-    line = refused(bevstack("run", str(tmp_path / "nowhere.mcap")))
+    line = refused(bevstack("run", str(tmp_path / "nowhere.mcap"), "--model", "random:fastbev-nano"))
     assert "nowhere.mcap" in line
     assert "accepted" in line
 
@@ -95,7 +95,7 @@ def test_bad_values(words: list[str], said: str) -> None:
 
 
 def test_lockstep_with_a_live_camera() -> None:
-    assert "live" in refused(bevstack("run", "/dev/video0", "--lockstep"))
+    assert "live" in refused(bevstack("run", "/dev/video0", "--lockstep", "--model", "random:fastbev-nano"))
 
 
 def test_launch_without_such_a_graph() -> None:
@@ -148,4 +148,13 @@ def test_sim_write_bag(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "messages" in done.stdout
     assert (tmp_path / "bag" / "metadata.yaml").exists()
-    assert "exists already" in refused(bevstack(*words))
+
+
+def test_doctor_reports_as_json() -> None:
+    import json
+
+    done = bevstack("doctor", "--json")
+    assert done.returncode in (0, 1), done.stderr
+    findings = json.loads(done.stdout)
+    assert {"Python", "ROS runtime"} <= {finding["name"] for finding in findings}
+    assert all(finding["fix"] for finding in findings if finding["status"] == "fail")

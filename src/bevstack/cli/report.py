@@ -106,19 +106,19 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"{kind}: {path}", highlight=False, soft_wrap=True)
 
 
-def progress(console: Console, current: Callable[[], Summary], note: str = "") -> AbstractContextManager[None]:
-    """While in the context: a live table in a terminal, else one line every ``PLAIN_EVERY`` seconds."""
-    return _live(console, current, note) if console.is_terminal else _plain(console, current, note)
+def progress(console: Console, current: Callable[[], Summary], note: Callable[[], str]) -> AbstractContextManager[None]:
+    """While in the context: a live table (``note`` below it) in a terminal, else one line every ``PLAIN_EVERY`` seconds."""
+    return _live(console, current, note) if console.is_terminal else _plain(console, current)
 
 
 @contextmanager
-def _live(console: Console, current: Callable[[], Summary], note: str) -> Iterator[None]:
+def _live(console: Console, current: Callable[[], Summary], note: Callable[[], str]) -> Iterator[None]:
     from rich.live import Live
 
     began = time.monotonic()
     with Live(
         console=console,
-        get_renderable=lambda: live_view(current(), time.monotonic() - began, note),
+        get_renderable=lambda: live_view(current(), time.monotonic() - began, note()),
         refresh_per_second=4,
         transient=True,
         redirect_stdout=False,
@@ -127,7 +127,7 @@ def _live(console: Console, current: Callable[[], Summary], note: str) -> Iterat
 
 
 @contextmanager
-def _plain(console: Console, current: Callable[[], Summary], note: str) -> Iterator[None]:
+def _plain(console: Console, current: Callable[[], Summary]) -> Iterator[None]:
     ended = threading.Event()
     began = time.monotonic()
 
@@ -135,8 +135,6 @@ def _plain(console: Console, current: Callable[[], Summary], note: str) -> Itera
         while not ended.wait(PLAIN_EVERY):
             console.print(f"{time.monotonic() - began:6.1f} s  {headline(current())}", highlight=False, soft_wrap=True)
 
-    if note:
-        console.print(note, highlight=False, soft_wrap=True)
     thread = threading.Thread(target=talk, name="progress", daemon=True)
     thread.start()
     try:

@@ -76,10 +76,7 @@ def run(options: RunOptions, console: Console | None = None) -> Summary:
     if not options.wire:
         stay_inside()
     nodes = graph(options)
-    from bevstack.bev.weights import find_weights
     from bevstack.ros.launcher import run_nodes
-
-    find_weights(options.model)
 
     stop = threading.Event()
     made: dict[str, Any] = {}
@@ -87,38 +84,76 @@ def run(options: RunOptions, console: Console | None = None) -> Summary:
     def current() -> Summary:
         return summarise(options, made)
 
+    def note() -> str:
+        return f"page: {made['viewer'].url}" if "viewer" in made else ""
+
     def started(created: Mapping[str, Any]) -> None:
         made.update(created)
         if "viewer" in created:
-            Console(stderr=True).print(f"page: {created['viewer'].url}", highlight=False)
+            Console(stderr=True).print(note(), highlight=False)
         if options.duration is not None:
             threading.Thread(target=_stop_after, args=(created["monitor"], options.duration, stop), daemon=True).start()
 
-    with progress(Console(stderr=True), current):
+    with progress(Console(stderr=True), current, note):
         run_nodes(nodes, stop=stop, until_finished=not options.stay, on_started=started)
     stop.set()
     files: dict[str, str] = {}
+    failure: BevstackError | None = None
     if options.record is not None:
         files["bag"] = str(bag_path(options.record))
-    monitor = made.get("monitor")
-    if options.picture is not None and monitor is not None and monitor.best is not None:
-        from bevstack.viewer.picture import compose, write_picture
-
-        moment = monitor.best
-        title = f"bevstack   {options.source}   {summarise(options, made).model} on {options.engine}"
-        write_picture(options.picture, compose(moment.frames, moment.boxes, truth=moment.truth, title=title))
-        files["picture"] = str(options.picture)
+    try:
+        if draw(options, made):
+            files["picture"] = str(options.picture)
+    except BevstackError as error:
+        failure = error  # the summary comes first
     summary = summarise(options, made, **files)
     print_summary(out, summary)
     if options.json_file is not None:
-        options.json_file.parent.mkdir(parents=True, exist_ok=True)
-        options.json_file.write_text(json.dumps(summary.to_json(), indent=2) + "\n")
-    source = made.get("camera_node")
+        try:
+            options.json_file.parent.mkdir(parents=True, exist_ok=True)
+            options.json_file.write_text(json.dumps(summary.to_json(), indent=2) + "\n")
+        except OSError as error:
+            raise BevstackError(f"summary {options.json_file} cannot be written: {error.strerror or error}") from None
+    if failure is not None:
+        raise failure
+    complain(options, made, summary)
+    return summary
+
+
+def draw(options: RunOptions, made: Mapping[str, Any]) -> bool:
+    """The picture of the instant with the most certain boxes; False if none was asked for or there is none.
+
+    Raises:
+        BevstackError: the file cannot be written.
+    """
+    monitor = made.get("monitor")
+    if options.picture is None or monitor is None or monitor.best is None:
+        return False
+    from bevstack.viewer.picture import compose, write_picture
+
+    moment = monitor.best
+    title = f"bevstack   {options.source}   {summarise(options, made).model} on {options.engine}"
+    write_picture(options.picture, compose(moment.frames, moment.boxes, truth=moment.truth, title=title))
+    return True
+
+
+def complain(options: RunOptions, made: Mapping[str, Any], summary: Summary) -> None:
+    """A run whose end was not what was asked for is an error, although the summary has been printed.
+
+    Raises:
+        BevstackError: the source or the recording broke off, or nothing came out.
+    """
+    source, recorder = made.get("camera_node"), made.get("recorder")
     if source is not None and source.error:
         raise SourceError(source.error)
-    if options.picture is not None and "picture" not in files:
+    if recorder is not None and recorder.reason:
+        raise BevstackError(f"the bag is incomplete: {recorder.reason}")
+    if recorder is not None and recorder.dropped:
+        raise BevstackError(f"the bag is incomplete: {recorder.dropped} messages were not recorded, the disk is too slow")
+    if summary.instants_in and not summary.instants_out:
+        raise BevstackError(f"{options.source}: nothing came out of {summary.instants_in} instants: {summary.reason}")
+    if options.picture is not None and "picture" not in summary.files:
         raise SourceError(f"{options.source}: no instant came out, so there is nothing to draw in {options.picture}")
-    return summary
 
 
 def stay_inside() -> None:
@@ -144,7 +179,7 @@ def check(options: RunOptions) -> None:
     """What can be said before anything is loaded.
 
     Raises:
-        BevstackError: a value out of range, a bag that exists already.
+        BevstackError: a value out of range, a bag that exists already, weights that are not there.
     """
     if options.log_level not in ("debug", "info", "warn", "error", "fatal"):
         raise BevstackError(f"log-level {options.log_level!r} is unknown: use debug, info, warn or error")
@@ -160,6 +195,10 @@ def check(options: RunOptions) -> None:
         raise BevstackError(f"bag {bag_path(options.record)} exists already: choose another name for --record")
     if options.picture is not None and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise BevstackError(f"picture {options.picture}: the name must end in .png or .jpg")
+    if not options.model.startswith("random:"):  # untrained weights, for measuring a machine
+        from bevstack.bev.weights import find_weights
+
+        find_weights(options.model)
 
 
 def bag_path(path: Path) -> Path:
