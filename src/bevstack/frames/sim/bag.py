@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
@@ -17,6 +16,7 @@ from bevstack.geometry import DETECTION_CLASSES, Boxes3D, Camera, Matrix, quater
 
 from ..types import Frame
 from .drive import SimulatedDrive
+from .jpeg import encode_jpeg
 
 _NEVER = QosTime(2147483647, 4294967295)
 
@@ -146,7 +146,11 @@ class _Recording:
 
     def _write_frame(self, frame: Frame) -> None:
         name = frame.camera.name
-        data = frame.encoded if frame.encoded is not None else encode_jpeg(frame, self.quality)
+        data = frame.encoded
+        if data is None:
+            if frame.image is None:
+                raise SourceError(f"frame of {name} at {frame.stamp} has neither image nor bytes")
+            data = encode_jpeg(frame.image, self.quality, name)
         if frame.T_world_ego is not None:
             odometry = self._transform("odom", "base_link", frame.T_world_ego, frame.stamp)
             self._write(self.tf, frame.stamp, self._type("tf2_msgs/msg/TFMessage")([odometry]))
@@ -169,17 +173,3 @@ class _Recording:
             header, camera.height, camera.width, model, d.astype(np.float64), camera.K.reshape(-1), np.eye(3).reshape(-1),
             projection.reshape(-1), 0, 0, roi,
         )  # fmt: skip
-
-
-def encode_jpeg(frame: Frame, quality: int) -> bytes:
-    """JPEG bytes of a frame's image.
-
-    Raises:
-        SourceError: the frame has no image, or the encoder refuses it.
-    """
-    if frame.image is None:
-        raise SourceError(f"frame of {frame.camera.name} at {frame.stamp} has no image to encode")
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise SourceError(f"frame of {frame.camera.name}: JPEG encoding of {frame.image.shape} failed")
-    return data.tobytes()

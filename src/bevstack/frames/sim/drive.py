@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from bevstack.errors import SourceError
 from bevstack.geometry import Boxes3D, Camera, Matrix, invert, transform_points, yaw_of
 
 from ..types import Frame, FrameSet
+from .jpeg import encode_jpeg
 from .lens import Lens, ideal_lens
 from .renderer import Renderer
 from .rig import STAGGER_MS, nuscenes_rig
@@ -212,10 +212,7 @@ class SimulatedDrive:
         pose = self.ego_pose(stamp)
         if not self._jpeg:
             return Frame(camera, stamp, image=image, T_world_ego=pose)
-        done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, self._quality])
-        if not done:
-            raise SourceError(f"simulated drive: JPEG encoding of {name} ({camera.width}x{camera.height}) failed")
-        return Frame(camera, stamp, encoded=data.tobytes(), T_world_ego=pose)
+        return Frame(camera, stamp, encoded=encode_jpeg(image, self._quality, name), T_world_ego=pose)
 
     def instant(self, t: float) -> FrameSet:
         """The whole rig ``t`` seconds after the start (0 <= t <= duration), with truth."""

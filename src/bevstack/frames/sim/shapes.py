@@ -142,8 +142,8 @@ def car(length: float, width: float, height: float, rng: np.random.Generator, pa
         for x in (0.31 * length, -0.3 * length):
             m.wheel(x, s * (w - 0.003), 0.5 * 0.37 * height)
     _lights(m, length, width, 0.36 * height, 0.46 * height, front=0.04, rear=0.04)
-    m.front(el + 0.0, -0.24 * width, 0.24 * width, 0.25 * height, 0.4 * height, (0.05, 0.05, 0.055))
-    m.rear(-el + 0.0, -0.13 * width, 0.13 * width, 0.3 * height, 0.37 * height, (0.7, 0.7, 0.65))
+    m.front(el, -0.24 * width, 0.24 * width, 0.25 * height, 0.4 * height, (0.05, 0.05, 0.055))
+    m.rear(-el, -0.13 * width, 0.13 * width, 0.3 * height, 0.37 * height, (0.7, 0.7, 0.65))
     return m
 
 
@@ -157,7 +157,7 @@ def truck(length: float, width: float, height: float, rng: np.random.Generator, 
     m.box(-el, el - 0.2, -w * 0.8, w * 0.8, 0.45, 0.8, (0.08, 0.08, 0.08))
     m.frustum((el - cab, el, -w + 0.05, w - 0.05), 0.4, (el - cab, el - 0.12, -w + 0.08, w - 0.08), cab_top, paint)
     m.front(el - 0.04, -w + 0.18, w - 0.18, 0.55 * cab_top, 0.9 * cab_top, _GLASS)
-    m.front(el + 0.0, -w * 0.6, w * 0.6, 0.28 * cab_top, 0.45 * cab_top, (0.1, 0.1, 0.1))
+    m.front(el, -w * 0.6, w * 0.6, 0.28 * cab_top, 0.45 * cab_top, (0.1, 0.1, 0.1))
     for s in (-1.0, 1.0):
         m.side(s * (w - 0.045), el - 0.75 * cab, el - 0.15 * cab, 0.55 * cab_top, 0.88 * cab_top, _GLASS)
     if rng.random() < 0.7:
@@ -194,9 +194,9 @@ def bus(length: float, width: float, height: float, rng: np.random.Generator, pa
     for s in (-1.0, 1.0):
         for i in range(count + 1):
             x = -el + 0.1 + (length - 0.2) * i / count
-            m.side(s * (w + 0.0), x - 0.09, x + 0.09, 0.42 * height, 0.8 * height, paint)
-        m.wheel(el - 2.2, s * (w + 0.0), 0.48)
-        m.wheel(-el + 2.6, s * (w + 0.0), 0.48)
+            m.side(s * w, x - 0.09, x + 0.09, 0.42 * height, 0.8 * height, paint)
+        m.wheel(el - 2.2, s * w, 0.48)
+        m.wheel(-el + 2.6, s * w, 0.48)
     for x in (el - 1.2, -0.3):
         m.side(-w - 0.003, x - 0.55, x + 0.55, 0.4, 0.78 * height, (0.09, 0.1, 0.11))
     m.front(el + 0.004, -w * 0.7, w * 0.7, 0.84 * height, 0.95 * height, (0.6, 0.4, 0.05), (0.7, 0.45, 0.05))
@@ -222,7 +222,7 @@ def trailer(length: float, width: float, height: float, rng: np.random.Generator
                 m.wheel(x, s * (w - 0.003), 0.5)
         m.box(el - 2.2, el - 2.0, s * w * 0.6 - 0.1, s * w * 0.6 + 0.1, 0.0, 0.9, _METAL)
     m.rear(-el + 0.02, -0.03, 0.03, 1.2, height - 0.1, (0.2, 0.2, 0.2))
-    m.rear(-el + 0.0, -w, w, 0.9, 1.1, (0.6, 0.55, 0.1))
+    m.rear(-el, -w, w, 0.9, 1.1, (0.6, 0.55, 0.1))
     x0 = -el - 0.004
     for s in (-1.0, 1.0):
         a, b = sorted((s * 0.46 * width, s * 0.34 * width))
@@ -317,7 +317,6 @@ def _person(
     skin, hair = _SKIN[rng.integers(3)], ((0.04, 0.03, 0.02), (0.2, 0.12, 0.05), (0.4, 0.35, 0.3))[rng.integers(3)]
     h = height
     hip, neck = (0.0 if seat else 0.47 * h), (0.52 * h if seat else 0.84 * h)
-    head = 0.16 * 1.77 if not seat else 0.3 * h
     w = 0.5 * width
     if seat:
         for s in (-1.0, 1.0):
@@ -341,7 +340,6 @@ def _person(
         )
     m.box(x - 0.1, x + 0.1, -0.085, 0.085, z + neck, z + h, skin, top=hair)
     m.box(x - 0.105, x + 0.02, -0.09, 0.09, z + neck + 0.4 * (h - neck), z + h, hair)
-    del head
 
 
 def pedestrian(length: float, width: float, height: float, rng: np.random.Generator, paint: Color) -> Mesh:
