@@ -206,12 +206,13 @@ def bag_path(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".mcap", ".db3") else path
 
 
-def probe(options: RunOptions) -> tuple[list[str], float | None]:
-    """The source's cameras, in rig order, and its instants per second where known; fails where it cannot be opened.
+def probe(options: RunOptions) -> tuple[list[str], float | None, bool]:
+    """The source's cameras, in rig order, its instants per second where known, and whether it is live; fails early.
 
     Raises:
         SourceError: nothing there, nothing known, or no cameras in it.
     """
+    from bevstack.frames.device import DeviceSource
     from bevstack.frames.source import open_source
 
     logger = logging.getLogger("bevstack.frames")
@@ -220,11 +221,12 @@ def probe(options: RunOptions) -> tuple[list[str], float | None]:
     try:
         with open_source(options.source, rig=options.rig) as source:
             names, rate = list(source.cameras), source.rate
+            live = options.live or isinstance(source, DeviceSource)
     finally:
         logger.setLevel(level)
     if not names:
         raise SourceError(f"source {options.source} has no cameras")
-    return names, rate
+    return names, rate, live
 
 
 def graph(options: RunOptions) -> list[Any]:
@@ -233,10 +235,10 @@ def graph(options: RunOptions) -> list[Any]:
 
     from bevstack.ros.graph import BEV, ResolvedNode, resolve
 
-    lockstep = not options.live if options.lockstep is None else options.lockstep
-    if lockstep and options.live:
+    if options.lockstep and options.live:
         raise BevstackError(f"source {options.source} is live and cannot wait: leave --lockstep out")
-    names, source_rate = probe(options)
+    names, source_rate, live = probe(options)
+    lockstep = not live if options.lockstep is None else options.lockstep
     values = {
         "source": options.source,
         "cameras": ",".join(names),
@@ -249,7 +251,7 @@ def graph(options: RunOptions) -> list[Any]:
         "rate": str(options.rate),
         "lockstep": "true" if lockstep else "false",
         # In real time the stamps are those of now, so that latency is what a vehicle would see.
-        "stamps": "source" if lockstep or options.live else "now",
+        "stamps": "source" if lockstep or live else "now",
         "log_level": options.log_level,
     }
     extra: dict[str, dict[str, Any]] = {
