@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from bevstack.cli.matches import Matches
 from bevstack.cli.report import headline, live_view, print_summary
 from bevstack.cli.statistics import Statistics
+from bevstack.geometry import Boxes3D
 from bevstack.viewer.state import Status
+
+TWO = Boxes3D(np.array([[10.0, 0.0, 0.5], [20.0, 5.0, 0.5]]), np.ones((2, 3)), np.zeros(2), label=np.array([0, 7]))
 
 
 class Clock:
@@ -46,7 +52,7 @@ def filled(count: int = 100) -> Statistics:
                 reason="the model is busy" if i == 9 else "",
             )
         )
-        statistics.add_boxes(2)
+        statistics.add_boxes(TWO)
     return statistics
 
 
@@ -103,3 +109,42 @@ def test_live_view_can_be_drawn_in_a_narrow_terminal() -> None:
     console = Console(width=40, record=True, file=io.StringIO())
     console.print(live_view(filled().summary("sim:seed=1"), 12.0, note="page: http://127.0.0.1:8080/"))
     assert "network" in console.export_text()
+
+
+def test_true_objects_are_found_by_class_and_distance() -> None:
+    matches = Matches()
+    matches.add(TWO, TWO)
+    assert (matches.objects, matches.found, matches.false) == (2, 2, 0)
+    far = replace(TWO, center=TWO.center + np.array([[1.0, 1.0, 9.0], [3.0, 0.0, 0.0]]))  # height does not count
+    matches.add(far, TWO)
+    assert (matches.objects, matches.found, matches.false) == (4, 3, 1)
+    matches.add(replace(TWO, label=np.array([1, 7])), TWO)
+    assert (matches.objects, matches.found, matches.false) == (6, 4, 2)
+    assert "4 of 6 found (67 %), 2 of 6 boxes false (33 %)" in matches.line()
+
+
+def test_an_object_is_found_once_and_by_the_most_certain_box() -> None:
+    matches = Matches()
+    twice = TWO[[0, 0]]
+    matches.add(replace(twice, score=np.array([0.3, 0.9])), TWO[[0]])
+    assert (matches.found, matches.false) == (1, 1)
+
+
+def test_truth_of_an_empty_road() -> None:
+    matches = Matches()
+    matches.add(TWO, Boxes3D.empty())
+    matches.add(Boxes3D.empty(), TWO)
+    assert (matches.objects, matches.found, matches.false) == (2, 0, 2)
+    assert "(0 %)" in matches.line()
+    Matches().line()
+
+
+def test_truth_is_part_of_the_summary() -> None:
+    statistics = Statistics()
+    assert statistics.summary("sim").truth is None
+    statistics.add_boxes(TWO, TWO)
+    summary = statistics.summary("sim")
+    assert summary.to_json()["truth"] == {"instants": 1, "objects": 2, "found": 2, "false": 0}
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(console, summary)
+    assert "true objects: 2 of 2 found" in console.export_text()

@@ -53,7 +53,7 @@ class MonitorNode(ObserverNode):
 
     def take_boxes(self, stamp: int, boxes: Boxes3D) -> None:
         super().take_boxes(stamp, boxes)
-        self.statistics.add_boxes(len(boxes))
+        self.statistics.add_boxes(boxes, self.state.truth_of(stamp))
         score = float(boxes.score.sum())
         if score <= self._best_score:
             return

@@ -92,6 +92,8 @@ def print_summary(console: Console, summary: Summary) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if summary.truth is not None:
+        console.print(summary.truth.line(), highlight=False, soft_wrap=True)
     if summary.stages:
         console.print()
         console.print(stage_table(summary))

@@ -260,7 +260,8 @@ def graph(options: RunOptions) -> list[Any]:
         # The first instant may wait for the engine to warm up.
         "camera_node": {
             **({"lockstep_timeout": 60.0} if lockstep else {}),
-            **({"truth_topic": "truth/detections"} if options.view_port is not None or options.picture else {}),
+            # Truth takes rendering time: in real time only where somebody looks at it.
+            **({"truth_topic": "truth/detections"} if lockstep or options.view_port is not None or options.picture else {}),
         },
         "viewer": {"port": options.view_port, "source": options.source},
     }

@@ -6,12 +6,15 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from bevstack.geometry import Boxes3D
 from bevstack.viewer.state import Status
+
+from .matches import Matches
 
 # A run of ten hours at 10 Hz fits; beyond that the oldest are forgotten.
 _KEPT = 400_000
@@ -44,6 +47,7 @@ class Summary:
         frame_drop_ratio: dropped frames over received frames of all cameras.
         rate: instants per second that came out.
         boxes: found in all instants together.
+        truth: how many true objects were found; None where the source does not know them.
         stages: per stage; ``latency`` is the whole, from exposure (or arrival, for recorded data) to publication.
         cameras: per camera {frames, drops}.
         reason: the last problem that the pipeline named, "" if none.
@@ -61,6 +65,7 @@ class Summary:
     frame_drop_ratio: float
     rate: float
     boxes: int
+    truth: Matches | None
     stages: Mapping[str, Spread]
     cameras: Mapping[str, Mapping[str, int]]
     reason: str = ""
@@ -69,7 +74,8 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Plain data; durations in milliseconds."""
         stages = {name: {"p50": s.p50, "p95": s.p95, "max": s.max} for name, s in self.stages.items()}
-        return {**self.__dict__, "stages": stages, "cameras": dict(self.cameras), "files": dict(self.files)}
+        truth = None if self.truth is None else vars(self.truth)
+        return {**self.__dict__, "truth": truth, "stages": stages, "cameras": dict(self.cameras), "files": dict(self.files)}
 
 
 class Statistics:
@@ -85,6 +91,7 @@ class Statistics:
         self._last: float | None = None
         self._instants = 0
         self._boxes = 0
+        self._matches = Matches()
         self._reason = ""
 
     def add(self, status: Status) -> None:
@@ -102,9 +109,12 @@ class Statistics:
                 self._push(self._latency, status.latency_ms)
             self._status = status
 
-    def add_boxes(self, count: int) -> None:
+    def add_boxes(self, boxes: Boxes3D, truth: Boxes3D | None = None) -> None:
+        """Boxes of one instant, and its truth where the source knows it."""
         with self._lock:
-            self._boxes += count
+            self._boxes += len(boxes)
+            if truth is not None:
+                self._matches.add(boxes, truth)
 
     @property
     def status(self) -> Status:
@@ -131,6 +141,7 @@ class Statistics:
                 frame_drop_ratio=round(status.frame_drop_ratio, 5),
                 rate=round((self._instants - 1) / seconds, 3) if seconds > 0 and self._instants > 1 else 0.0,
                 boxes=self._boxes,
+                truth=replace(self._matches) if self._matches.instants else None,
                 stages=stages,
                 cameras={
                     name: {"frames": frames, "drops": status.camera_drops.get(name, 0)}

@@ -323,6 +323,11 @@ class PageState:
         near = truth is not None and abs(truth[0] - stamp) <= _PAIR_NS
         return {name: picture for name, picture in found.items() if picture is not None}, truth[1] if truth and near else None
 
+    def truth_of(self, stamp: int) -> Boxes3D | None:
+        """The true boxes of exactly this instant, None where they are not known."""
+        with self._lock:
+            return next((boxes for at, boxes in self._truths if at == stamp), None)
+
     def summary(self) -> dict[str, Any]:
         """The view without drawing: what ``/api/state`` answers."""
         data = self.view().data
