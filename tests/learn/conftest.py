@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,7 +12,7 @@ from bevstack.bev.config import CONFIGS, BackboneConfig, EncoderConfig, FastBEVC
 from bevstack.frames.sim import SimulatedDrive
 from bevstack.learn import simulated
 
-# Widths are multiples of 8: torch 2.13 on CPU corrupts its heap in the backward pass of strided 1x1 convolutions with 6 channels.
+# Widths are multiples of 8: torch 2.13 (CPU) corrupts its heap in the backward pass of strided 1x1 convolutions of 6 channels.
 TINY = replace(
     CONFIGS["fastbev-nano"],
     name="tiny",
@@ -36,7 +35,7 @@ def _drive(seed: int, options: tuple[tuple[str, Any], ...]) -> SimulatedDrive:
 
 
 @pytest.fixture
-def worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def worlds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Building a world takes a second or two: every seed is built once for all tests."""
 
     def cached(seed: int, **options: Any) -> SimulatedDrive:
@@ -44,4 +43,3 @@ def worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return _drive(seed, key)
 
     monkeypatch.setattr(simulated, "SimulatedDrive", cached)
-    yield

@@ -27,7 +27,6 @@ def scene(seed: int) -> Boxes3D:
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(10), 3)
     grid = np.stack(np.meshgrid(np.arange(-30, 31, 10.0), np.arange(-30, 31, 10.0)), -1).reshape(-1, 2)
-    grid = grid[np.hypot(*grid.T) < 29] if False else grid
     centre = grid[rng.permutation(len(grid))[: len(labels)]] * 0.6 + rng.uniform(-0.5, 0.5, (len(labels), 2))
     width, length = np.minimum(np.asarray(TYPICAL_SIZES)[labels], 4.0).T
     return Boxes3D(

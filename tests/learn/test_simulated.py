@@ -87,7 +87,9 @@ def test_painted_outlines_lie_where_the_camera_sees_the_box(tiny: FastBEVConfig,
     views = [input_camera(c, tiny) for c in drive.cameras.values()]
     near = Boxes3D([[10.0, 0, 0.8]], [[4.5, 1.9, 1.6]], [0.3], label=[0])
     far = Boxes3D([[22.0, 0, 1.5]], [[8.0, 2.6, 3.0]], [0.0], label=[1])
-    both = Boxes3D(*(np.concatenate([getattr(far, f), getattr(near, f)]) for f in ("center", "size", "yaw", "velocity", "score", "label")))
+    both = Boxes3D(
+        *(np.concatenate([getattr(far, f), getattr(near, f)]) for f in ("center", "size", "yaw", "velocity", "score", "label"))
+    )
     painted = paint(both, views, tiny)
     uv, _ = views[0].project(near.center)
     column, row = np.rint(uv[0] / tiny.lift_stride).astype(int)

@@ -112,7 +112,9 @@ def test_a_whole_run_and_its_continuation(
     assert len(lines) == 3
     assert load_weights(path).config == tiny
     assert read_info(path).card["steps"] == "3"
-    assert {"options.json", "config.json", "environment.json", "log.csv", "checkpoint.pt"} <= {p.name for p in path.parent.iterdir()}
+    assert {"options.json", "config.json", "environment.json", "log.csv", "checkpoint.pt"} <= {
+        p.name for p in path.parent.iterdir()
+    }
     with pytest.raises(TrainingError, match="already holds a run"):
         train_fastbev(o)
     train_fastbev(replace(o, steps=5, resume=True), report=lines.append, statistics=0)
