@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -279,3 +281,37 @@ def test_nothing_can_be_made_after_the_end(context: Any) -> None:
         with pytest.raises(RuntimeError):
             make()
     node.destroy_node()
+
+
+def test_a_context_may_begin_and_end_in_any_thread() -> None:
+    got: list[Any] = []
+
+    def work() -> None:
+        ros.init(args=[])
+        node = ros.Node("threaded")
+        node.create_subscription(String, "t", got.append, 1)
+        node.create_publisher(String, "t", 1).publish(String(data="x"))
+        ros.spin_once(node, timeout_sec=10.0)
+        node.destroy_node()
+        ros.shutdown()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(30.0)
+    assert len(got) == 1
+
+
+def test_signal_handlers_come_and_go() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    context = ros.Context()
+    ros.init(args=[], context=context)
+    assert signal.getsignal(signal.SIGTERM) is before  # only for the default context, unless asked for
+    context.shutdown()
+    ros.init(args=[], signal_handler_options=ros.SignalHandlerOptions.NO)
+    assert signal.getsignal(signal.SIGTERM) is before
+    ros.shutdown()
+    if ros.RUNTIME == "embedded":  # rclpy's live in C
+        ros.init(args=[])
+        assert signal.getsignal(signal.SIGTERM) is not before
+        ros.shutdown()
+        assert signal.getsignal(signal.SIGTERM) is before

@@ -129,12 +129,15 @@ class _CallSite:
         self.last_ns: int | None = None
 
 
+#: By logger name and place, so that a logger that is fetched anew for each line is throttled too.
+_sites: dict[tuple[Any, ...], _CallSite] = {}
+
+
 class RcutilsLogger:
     """Writes log lines. Options: `throttle_duration_sec` (with `throttle_time_source_type`, a clock), `skip_first`, `once`."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self._sites: dict[tuple[Any, ...], _CallSite] = {}
 
     def get_child(self, name: str) -> RcutilsLogger:
         """Logger `parent.name`. Raises ValueError for an empty name."""
@@ -203,7 +206,7 @@ class RcutilsLogger:
         if "throttle_time_source_type" in options and duration is None:
             raise TypeError("logging with 'throttle_time_source_type' needs 'throttle_duration_sec' too")
         with _lock:
-            site = self._sites.setdefault(site_key, _CallSite(severity))
+            site = _sites.setdefault((self.name, *site_key), _CallSite(severity))
             if site.severity != severity:
                 raise ValueError("Logger severity cannot be changed between calls.")
             if duration is not None:
