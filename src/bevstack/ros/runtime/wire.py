@@ -54,6 +54,21 @@ OnEvent = Callable[[WireEvent], None]
 RequestId = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class RemoteEndpoint:
+    """A publisher or subscription of another participant.
+
+    `node` is its (name, namespace), empty strings if its participant told nothing; `type_hash` is empty for Humble's.
+    """
+
+    topic: str
+    type_name: str
+    type_hash: str
+    gid: bytes
+    node: NodeName
+    qos: QoSProfile
+
+
 class WriterHandle(Protocol):
     """Sends serialised messages (encapsulation head included) to remote readers."""
 
@@ -159,6 +174,12 @@ class Wire(Protocol):
     def count_publishers(self, topic: str) -> int: ...
 
     def count_subscribers(self, topic: str) -> int: ...
+
+    def publishers_info(self, topic: str) -> list[RemoteEndpoint]:
+        """Remote publishers of a ROS topic."""
+
+    def subscriptions_info(self, topic: str) -> list[RemoteEndpoint]:
+        """Remote subscriptions to a ROS topic."""
 
     def count_services(self, service: str) -> int: ...
 
@@ -267,6 +288,12 @@ class NullWire:
 
     def count_subscribers(self, topic: str) -> int:
         return 0
+
+    def publishers_info(self, topic: str) -> list[RemoteEndpoint]:
+        return []
+
+    def subscriptions_info(self, topic: str) -> list[RemoteEndpoint]:
+        return []
 
     def count_services(self, service: str) -> int:
         return 0

@@ -23,6 +23,7 @@ from bevstack.ros.runtime.qos import (
     HistoryPolicy,
     QoSPolicyKind,
     QoSProfile,
+    ReliabilityPolicy,
     qos_profile_best_available,
     qos_profile_sensor_data,
     qos_profile_services_default,
@@ -238,6 +239,47 @@ def test_discovery_info_lists_endpoints_by_node(pair: Pair) -> None:
     assert node.reader_gid_seq == []
     writer.close()
     eventually(lambda: last().node_entities_info_seq[0].writer_gid_seq == [])
+
+
+def test_remote_endpoints_are_described(pair: Pair) -> None:
+    pair[0].add_node(*A)
+    latched = QoSProfile(depth=3, durability=DurabilityPolicy.TRANSIENT_LOCAL, deadline=Duration(seconds=2))
+    writer = pair[0].create_writer("/map", STRING, latched, node=A)
+    reader = pair[0].create_reader("/map", STRING, qos_profile_sensor_data, Inbox(), node=A)
+    eventually(lambda: [end.node for end in pair[1].publishers_info("/map")] == [A], "publisher with its node")
+    eventually(lambda: [end.node for end in pair[1].subscriptions_info("/map")] == [A], "subscription with its node")
+    found, listening = pair[1].publishers_info("/map")[0], pair[1].subscriptions_info("/map")[0]
+    assert (found.gid, listening.gid) == (writer.gid, reader.gid)
+    assert (found.topic, found.type_name, found.type_hash) == ("/map", STRING, type_hash(STRING))
+    assert found.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    assert found.qos.reliability == ReliabilityPolicy.RELIABLE
+    assert found.qos.deadline == Duration(seconds=2)
+    assert listening.qos.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert listening.qos.durability == DurabilityPolicy.VOLATILE
+    assert pair[0].publishers_info("/map") == pair[1].publishers_info("/other") == []
+
+
+def test_a_node_sees_publishers_elsewhere(open_wires: Callable[[], DdsWire], domain: int) -> None:
+    from bevstack.ros import runtime as ros
+
+    wire = open_wires()
+    wire.add_node(*B)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    writer = wire.create_writer("/map", STRING, latched, node=B)
+    wire.create_reader("/wish", STRING, RELIABLE, Inbox(), node=B)
+    context = ros.Context()
+    context.init([], domain_id=domain)
+    try:
+        node = ros.Node("looker", context=context)
+        eventually(lambda: [i.node_name for i in node.get_publishers_info_by_topic("/map")] == ["b"])
+        info = node.get_publishers_info_by_topic("/map")[0]
+        assert (info.node_namespace, info.topic_type) == ("/ns", STRING)
+        assert info.qos_profile.durability == ros.DurabilityPolicy.TRANSIENT_LOCAL
+        assert bytes(info.endpoint_gid[:16]) == writer.gid
+        eventually(lambda: [i.node_name for i in node.get_subscriptions_info_by_topic("/wish")] == ["b"])
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
 
 
 def test_a_service_answers_each_client_alone(open_wires: Callable[[], DdsWire]) -> None:

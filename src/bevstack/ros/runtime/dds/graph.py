@@ -15,11 +15,12 @@ from bevstack.ros.runtime.dds import library as c
 from bevstack.ros.runtime.dds.endpoints import Reader, Writer
 from bevstack.ros.runtime.dds.loop import check
 from bevstack.ros.runtime.dds.names import ros_service, ros_topic
+from bevstack.ros.runtime.dds.qos import profile_of, user_data
 from bevstack.ros.runtime.hashes import type_hash
 from bevstack.ros.runtime.messages import message_class
 from bevstack.ros.runtime.qos import DurabilityPolicy, HistoryPolicy, QoSProfile
 from bevstack.ros.runtime.serialization import SerializationError, deserialize_message, serialize_to_view
-from bevstack.ros.runtime.wire import MessageMeta, NodeName
+from bevstack.ros.runtime.wire import MessageMeta, NodeName, RemoteEndpoint
 
 if TYPE_CHECKING:
     from bevstack.ros.runtime.dds.wire import DdsWire
@@ -31,12 +32,15 @@ _TAKE = 32
 
 
 @dataclass(frozen=True)
-class RemoteEndpoint:
+class _Endpoint:
     """A reader or writer of another participant, with DDS names."""
 
+    gid: bytes
     topic: str
     type_name: str
     participant: bytes
+    type_hash: str
+    qos: QoSProfile
 
 
 @dataclass
@@ -54,10 +58,10 @@ class Graph:
         self._lock = threading.RLock()
         self._gid_size = message_class("rmw_dds_common/msg/Gid")().data.size
         self._nodes: dict[NodeName, _LocalNode] = {}
-        self._remote_nodes: dict[bytes, list[NodeName]] = {}
+        self._remote_nodes: dict[bytes, dict[NodeName, set[bytes]]] = {}  # participant -> node -> its endpoints
         self._participants: set[bytes] = set()
-        self._writers: dict[bytes, RemoteEndpoint] = {}
-        self._readers: dict[bytes, RemoteEndpoint] = {}
+        self._writers: dict[bytes, _Endpoint] = {}
+        self._readers: dict[bytes, _Endpoint] = {}
         self._callbacks: list[Callable[[], None]] = []
 
         data = f"typehash={type_hash(_INFO)};"
@@ -130,7 +134,10 @@ class Graph:
         except SerializationError as error:  # a peer of another distribution: Humble's GIDs are longer
             _log.warning("a peer's node list is unreadable (%s); set BEVSTACK_ROS_DISTRO to its distribution", error)
             return
-        nodes = [(node.node_name, node.node_namespace) for node in message.node_entities_info_seq]
+        nodes = {}
+        for node in message.node_entities_info_seq:
+            gids = {gid.data.tobytes()[:16] for gid in [*node.reader_gid_seq, *node.writer_gid_seq]}
+            nodes[node.node_name, node.node_namespace] = gids
         with self._lock:
             self._remote_nodes[message.gid.data.tobytes()[:16]] = nodes
         self._changed()
@@ -164,7 +171,7 @@ class Graph:
         self._return()
         self._changed()
 
-    def _heard_endpoints(self, reader: int, known: dict[bytes, RemoteEndpoint]) -> None:
+    def _heard_endpoints(self, reader: int, known: dict[bytes, _Endpoint]) -> None:
         for sample, alive in self._samples(reader, c.BuiltinEndpoint):
             key, participant = bytes(sample.key.value), bytes(sample.participant_key.value)
             with self._lock:
@@ -172,7 +179,14 @@ class Graph:
                     known.pop(key, None)
                 elif participant != self._wire.guid:
                     topic, type_name = sample.topic_name or b"", sample.type_name or b""
-                    known[key] = RemoteEndpoint(topic.decode(errors="replace"), type_name.decode(errors="replace"), participant)
+                    known[key] = _Endpoint(
+                        key,
+                        topic.decode(errors="replace"),
+                        type_name.decode(errors="replace"),
+                        participant,
+                        user_data(self._library, sample.qos).get("typehash", ""),
+                        profile_of(self._library, sample.qos),
+                    )
         self._return()
         self._changed()
 
@@ -189,11 +203,11 @@ class Graph:
         for callback in list(self._callbacks):
             callback()
 
-    def writers(self) -> list[RemoteEndpoint]:
+    def writers(self) -> list[_Endpoint]:
         with self._lock:
             return list(self._writers.values())
 
-    def readers(self) -> list[RemoteEndpoint]:
+    def readers(self) -> list[_Endpoint]:
         with self._lock:
             return list(self._readers.values())
 
@@ -207,6 +221,18 @@ class Graph:
                 if participant in self._participants and participant != own
                 for node in nodes
             ]
+
+    def describe(self, endpoints: list[_Endpoint], topic: str) -> list[RemoteEndpoint]:
+        """Those of a ROS topic, with their nodes."""
+        found = []
+        for end in endpoints:
+            named = ros_topic(end.topic, end.type_name)
+            if named and named[0] == topic:
+                with self._lock:
+                    nodes = self._remote_nodes.get(end.participant, {})
+                    owner = next((node for node, gids in nodes.items() if end.gid in gids), ("", ""))
+                found.append(RemoteEndpoint(topic, named[1], end.type_hash, end.gid, owner, end.qos))
+        return found
 
     def topics(self) -> dict[str, set[str]]:
         return _named(ros_topic(end.topic, end.type_name) for end in [*self.writers(), *self.readers()])

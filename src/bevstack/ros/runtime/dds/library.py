@@ -212,6 +212,12 @@ SYMBOLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "dds_qset_writer_data_lifecycle": (None, (Pointer, ct.c_bool)),
     "dds_qset_ignorelocal": (None, (Pointer, ct.c_int)),
     "dds_qset_userdata": (None, (Pointer, ct.c_char_p, ct.c_size_t)),
+    "dds_qget_history": (ct.c_bool, (Pointer, ct.POINTER(ct.c_int), ct.POINTER(ct.c_int32))),
+    "dds_qget_reliability": (ct.c_bool, (Pointer, ct.POINTER(ct.c_int), ct.POINTER(ct.c_int64))),
+    "dds_qget_durability": (ct.c_bool, (Pointer, ct.POINTER(ct.c_int))),
+    "dds_qget_lifespan": (ct.c_bool, (Pointer, ct.POINTER(ct.c_int64))),
+    "dds_qget_deadline": (ct.c_bool, (Pointer, ct.POINTER(ct.c_int64))),
+    "dds_qget_liveliness": (ct.c_bool, (Pointer, ct.POINTER(ct.c_int), ct.POINTER(ct.c_int64))),
     "dds_qget_userdata": (ct.c_bool, (Pointer, ct.POINTER(Pointer), ct.POINTER(ct.c_size_t))),
     "dds_qset_data_representation": (None, (Pointer, ct.c_uint32, ct.POINTER(ct.c_int16))),
 }

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bevstack.ros.runtime.dds.library import NEVER, Library
-from bevstack.ros.runtime.duration import Duration
+from bevstack.ros.runtime.duration import INFINITE_NANOSECONDS, Duration
 from bevstack.ros.runtime.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -91,6 +91,35 @@ def dds_qos(library: Library, profile: QoSProfile, *, writer: bool, user_data: s
         yield qos
     finally:
         library.dds_delete_qos(qos)
+
+
+def profile_of(library: Library, qos: int | None) -> QoSProfile:
+    """What a remote end announced. History and depth do not travel unless they are durable: then UNKNOWN and 0, as in rclpy."""
+    kind, depth, span = ct.c_int(), ct.c_int32(), ct.c_int64()
+
+    def duration() -> Duration:
+        return Duration(nanoseconds=INFINITE_NANOSECONDS if span.value >= NEVER else span.value)
+
+    values: dict[str, Any] = {"history": HistoryPolicy.UNKNOWN, "depth": 0}
+    if library.dds_qget_history(qos, ct.byref(kind), ct.byref(depth)):
+        keep_all = kind.value == _KEEP_ALL
+        values["history"] = HistoryPolicy.KEEP_ALL if keep_all else HistoryPolicy.KEEP_LAST
+        values["depth"] = 0 if keep_all else depth.value
+    if library.dds_qget_reliability(qos, ct.byref(kind), ct.byref(span)):
+        best_effort = kind.value == _BEST_EFFORT
+        values["reliability"] = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+    if library.dds_qget_durability(qos, ct.byref(kind)):
+        volatile = kind.value == _VOLATILE
+        values["durability"] = DurabilityPolicy.VOLATILE if volatile else DurabilityPolicy.TRANSIENT_LOCAL
+    if library.dds_qget_deadline(qos, ct.byref(span)):
+        values["deadline"] = duration()
+    if library.dds_qget_lifespan(qos, ct.byref(span)):
+        values["lifespan"] = duration()
+    if library.dds_qget_liveliness(qos, ct.byref(kind), ct.byref(span)):
+        automatic = kind.value == _AUTOMATIC
+        values["liveliness"] = LivelinessPolicy.AUTOMATIC if automatic else LivelinessPolicy.MANUAL_BY_TOPIC
+        values["liveliness_lease_duration"] = duration()
+    return QoSProfile(**values)
 
 
 def user_data(library: Library, qos: int | None) -> dict[str, str]:

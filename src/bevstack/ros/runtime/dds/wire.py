@@ -17,7 +17,17 @@ from bevstack.ros.runtime.dds.names import reply_name, request_name, topic_name
 from bevstack.ros.runtime.dds.services import ServiceClient, ServiceServer
 from bevstack.ros.runtime.hashes import type_hash
 from bevstack.ros.runtime.qos import QoSProfile
-from bevstack.ros.runtime.wire import MessageMeta, NodeName, NullWire, OnData, OnEvent, RequestId, Wire, WireError
+from bevstack.ros.runtime.wire import (
+    MessageMeta,
+    NodeName,
+    NullWire,
+    OnData,
+    OnEvent,
+    RemoteEndpoint,
+    RequestId,
+    Wire,
+    WireError,
+)
 
 _domains: dict[int, tuple[int, int]] = {}  # domain id -> (entity or 0, users)
 _domains_lock = threading.Lock()
@@ -167,6 +177,12 @@ class DdsWire:
 
     def count_subscribers(self, topic: str) -> int:
         return sum(1 for end in self.graph.readers() if end.topic == topic_name(topic))
+
+    def publishers_info(self, topic: str) -> list[RemoteEndpoint]:
+        return self.graph.describe(self.graph.writers(), topic)
+
+    def subscriptions_info(self, topic: str) -> list[RemoteEndpoint]:
+        return self.graph.describe(self.graph.readers(), topic)
 
     def count_services(self, service: str) -> int:
         return sum(1 for end in self.graph.writers() if end.topic == reply_name(service))

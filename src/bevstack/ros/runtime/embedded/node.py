@@ -16,6 +16,7 @@ from ..qos import (
     qos_profile_parameter_events,
     qos_profile_services_default,
 )
+from ..wire import RemoteEndpoint
 from .callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from .client import Client
 from .clock import Clock, ROSClock
@@ -630,14 +631,16 @@ class Node(NodeParameters):
         return self._names_and_types(self._local_node(node_name, node_namespace).clients)
 
     def get_publishers_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> list[TopicEndpointInfo]:
-        """The publishers of this process on a topic, with node and QoS."""
-        name = self.resolve_topic_name(topic_name)
-        return [_info(endpoint, TopicEndpointTypeEnum.PUBLISHER) for endpoint in self._hub.publishers(name)]
+        """The publishers on a topic, here and elsewhere, with node and QoS."""
+        name, kind = self.resolve_topic_name(topic_name), TopicEndpointTypeEnum.PUBLISHER
+        here = [_info(endpoint, kind) for endpoint in self._hub.publishers(name)]
+        return here + [_remote_info(endpoint, kind) for endpoint in self._hub.wire.publishers_info(name)]
 
     def get_subscriptions_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> list[TopicEndpointInfo]:
-        """The subscriptions of this process to a topic, with node and QoS."""
-        name = self.resolve_topic_name(topic_name)
-        return [_info(endpoint, TopicEndpointTypeEnum.SUBSCRIPTION) for endpoint in self._hub.subscriptions(name)]
+        """The subscriptions to a topic, here and elsewhere, with node and QoS."""
+        name, kind = self.resolve_topic_name(topic_name), TopicEndpointTypeEnum.SUBSCRIPTION
+        here = [_info(endpoint, kind) for endpoint in self._hub.subscriptions(name)]
+        return here + [_remote_info(endpoint, kind) for endpoint in self._hub.wire.subscriptions_info(name)]
 
     def wait_for_node(self, fully_qualified_node_name: str, timeout: float) -> bool:
         """Wait until a node is there; False if it is not within `timeout` seconds."""
@@ -671,4 +674,17 @@ def _info(endpoint: Any, kind: TopicEndpointTypeEnum) -> TopicEndpointInfo:
         endpoint_type=kind,
         endpoint_gid=list(handle.gid),
         qos_profile=endpoint.qos_profile,
+    )
+
+
+def _remote_info(endpoint: RemoteEndpoint, kind: TopicEndpointTypeEnum) -> TopicEndpointInfo:
+    name, namespace = endpoint.node
+    return TopicEndpointInfo(
+        node_name=name or "_NODE_NAME_UNKNOWN_",
+        node_namespace=namespace or "_NODE_NAMESPACE_UNKNOWN_",
+        topic_type=endpoint.type_name,
+        topic_type_hash=endpoint.type_hash,
+        endpoint_type=kind,
+        endpoint_gid=list(endpoint.gid),
+        qos_profile=endpoint.qos,
     )
