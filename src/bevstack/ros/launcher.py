@@ -78,11 +78,27 @@ def run_nodes(
         BevstackError: a node cannot be created, or the perception node cannot be configured.
     """
     from bevstack.ros import runtime
+    from bevstack.ros.nodes.main import no_keyboard_interrupt
 
-    owner = not runtime.ok()
-    if owner:
+    if runtime.ok():  # somebody else's context, and signals
+        return _run_nodes(nodes, stop, until_finished, on_started)
+    with no_keyboard_interrupt():
         level = nodes[0].log_level if nodes else "info"
         runtime.init(args=[sys.argv[0], "--ros-args", "--log-level", level])
+        try:
+            return _run_nodes(nodes, stop, until_finished, on_started)
+        finally:
+            runtime.try_shutdown()  # also after a signal: only then can the same process start again
+
+
+def _run_nodes(
+    nodes: Sequence[ResolvedNode],
+    stop: threading.Event | None,
+    until_finished: bool,
+    on_started: Callable[[Mapping[str, Any]], None] | None,
+) -> int:
+    from bevstack.ros import runtime
+
     made: dict[str, Any] = {}
     programs: list[subprocess.Popen[bytes]] = []
     executor = runtime.SingleThreadedExecutor()
@@ -117,8 +133,6 @@ def run_nodes(
         for program in programs:
             program.terminate()
         executor.shutdown()
-        if owner:
-            runtime.try_shutdown()  # also after a signal: only then can the same process start again
     return 0
 
 

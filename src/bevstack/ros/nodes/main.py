@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,22 @@ def until_shutdown(node: Any) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def no_keyboard_interrupt() -> Iterator[None]:
+    """SIGINT ends the context as SIGTERM does, and raises nothing: KeyboardInterrupt could hit while a bag is being closed.
+
+    Enter it before ``init``, which passes SIGINT on to the handler that it finds. Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> int:
     """Create the node, start it (``autostart`` where it has one), and spin until it is told to stop or has finished.
 
@@ -29,7 +47,12 @@ def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> i
     Returns:
         0 after a signal or a finished source; 2 if the node refuses its parameters (one line on stderr).
     """
-    init(args=list(sys.argv if args is None else [sys.argv[0], *args]))
+    with no_keyboard_interrupt():
+        init(args=list(sys.argv if args is None else [sys.argv[0], *args]))
+        return _run(factory)
+
+
+def _run(factory: Callable[[], Any]) -> int:
     node = None
     try:
         try:
@@ -46,7 +69,7 @@ def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> i
             executor.spin_once(timeout_sec=0.2)
             if getattr(node, "exit_now", False):
                 break
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass  # the usual end of a node
     except Exception:
         if ok():
