@@ -76,7 +76,7 @@ def compose(
     left = _GAP + columns * (tile_w + _GAP)
     canvas[_HEAD : _HEAD + side, left : width - _GAP] = birds_eye(boxes, width - _GAP - left, side, truth=truth)
     _text(canvas, title, (_GAP + 4, 29), 0.62, _TEXT, 1)
-    _legend(canvas, boxes, width - _GAP - 4, 29)
+    _legend(canvas, boxes, truth, width - _GAP - 4, 29)
     return canvas
 
 
@@ -149,7 +149,7 @@ def birds_eye(boxes: Boxes3D, width: int, height: int, *, truth: Boxes3D | None 
     if truth is not None:
         grown = truth.size[:, :2] + 0.3
         for ground in _ground(truth.center, grown, truth.yaw):
-            _lines(canvas, [place(ground[[0, 1, 2, 3, 0]])], _TEXT, 2)
+            _lines(canvas, [place(ground[[0, 1, 2, 3, 0]])], _SOFT, 2)
     _ego(canvas, place)
     for n, ground in enumerate(_ground(boxes.center, boxes.size[:, :2], boxes.yaw)):
         colour = class_rgb(int(boxes.label[n]))
@@ -183,17 +183,22 @@ def _ego(canvas: Image, place: object) -> None:
         cv2.fillPoly(canvas, [np.round(points * 2**_BITS).astype(np.int32)], colour, cv2.LINE_AA, _BITS)
 
 
-def _legend(canvas: Image, boxes: Boxes3D, right: int, baseline: int) -> None:
-    """Classes present and how often, ending at ``right``."""
+def _legend(canvas: Image, boxes: Boxes3D, truth: Boxes3D | None, right: int, baseline: int) -> None:
+    """Classes present and how often, and what the outlines are, ending at ``right``."""
     labels, counts = np.unique(boxes.label, return_counts=True)
+    entries = [
+        (f"{class_name(label).replace('_', ' ')} {count}", class_rgb(label), -1)
+        for label, count in zip(labels.tolist(), counts.tolist())
+    ]
+    if truth is not None:
+        entries.append((f"truth {len(truth)}", _SOFT, 1))
     x = right
-    for label, count in sorted(zip(labels.tolist(), counts.tolist()), reverse=True):
-        text = f"{class_name(label).replace('_', ' ')} {count}"
+    for text, colour, thick in reversed(entries):
         (size, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.48, 1)
         x -= size
         _text(canvas, text, (x, baseline), 0.48, _TEXT, 1)
         x -= 18
-        cv2.rectangle(canvas, (x, baseline - 11), (x + 11, baseline), class_rgb(label), -1, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x, baseline - 11), (x + 11, baseline), colour, thick, cv2.LINE_AA)
         x -= 18
 
 
