@@ -179,8 +179,6 @@ _SERVER = """
     from sensor_msgs.msg import Image
     from std_msgs.msg import Int32, String
     ros.init()
-    if not ros.get_default_context()._hub.wire.available:
-        print("no wire: " + ros.get_default_context()._hub.wire.reason, flush=True)
     node = ros.Node("server", namespace="/far")
     node.declare_parameter("gain", 2)
     latched = ros.QoSProfile(depth=1, durability=ros.DurabilityPolicy.TRANSIENT_LOCAL)
