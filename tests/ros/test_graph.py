@@ -18,6 +18,7 @@ from bevstack.ros import launcher, parameter_files
 from bevstack.ros.graph import BEV, GRAPHS, Graph, LaunchError, Ref, parse_arguments, resolve
 from bevstack.ros.nodes.bev_node import BevNode
 from bevstack.ros.nodes.camera_node import CameraNode
+from bevstack.ros.nodes.parameters import table
 from bevstack.ros.runtime import init, ok, shutdown
 
 TOP = Path(__file__).resolve().parents[2]
@@ -247,3 +248,21 @@ def test_messages_are_listed_for_the_generator() -> None:
     cmake = (folder / "CMakeLists.txt").read_text()
     for file in folder.rglob("*.msg"):
         assert f'"msg/{file.name}"' in cmake
+
+
+def test_documentation_has_all_parameters_and_arguments() -> None:
+    """docs/ros2.md holds the tables as the code makes them."""
+    page = (TOP / "docs/ros2.md").read_text()
+    for specs in parameter_files.TABLES.values():
+        assert table(specs) in page
+    for argument in BEV.arguments:
+        assert f"| `{argument.name}` |" in page
+        assert argument.description in page
+
+
+def test_compose_file_names_what_exists() -> None:
+    services = yaml.safe_load((TOP / "docker/compose.yaml").read_text())["services"]
+    for service in services.values():
+        assert (TOP / service["build"]["dockerfile"]).is_file()
+        values = parse_arguments([w for w in service["command"].split() if ":=" in w])
+        assert resolve(BEV, values)
