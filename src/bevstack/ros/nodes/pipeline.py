@@ -73,7 +73,7 @@ class Result:
         frame_set: with decoded images and ego poses.
         boxes: None if the model failed; ``reason`` says why.
         stages: stage name to milliseconds: decode (the slowest image, from its arrival), wait (for the model), the model's own.
-        arrived: monotonic seconds at which the instant's first frame arrived.
+        arrived: monotonic seconds at which the reference camera's frame arrived, whose exposure stamps the instant.
         posed: the ego pose is known.
         reason: why there are no boxes, or "".
     """
@@ -222,7 +222,9 @@ class Pipeline:
         frame_set, posed = self._with_poses(instant.frame_set)
         with self._lock:
             traces = [self._traces.pop((n, f.stamp), (instant.ready, 0.0)) for n, f in frame_set.frames.items()]
-        arrived = min(a for a, _ in traces)
+        # Frames exposed before the reference may have arrived a whole period earlier, where the source is paced by its results.
+        reference = [a for (a, _), f in zip(traces, frame_set.frames.values()) if f.stamp == frame_set.stamp]
+        arrived = min(reference or [a for a, _ in traces])
         stages = {"decode": max(ms for _, ms in traces), "wait": (started - instant.ready) * 1e3}
         boxes, reason = None, ""
         try:
