@@ -269,6 +269,14 @@ def test_topics_between_processes(far: Any) -> None:
     # The graph shows the other side as a node with its topics.
     assert node.wait_for_node("/far/server", _LONG)
     assert ("/far/image", ["sensor_msgs/msg/Image"]) in node.get_topic_names_and_types()
+    info = node.get_publishers_info_by_topic("/far/image")
+    assert [(end.node_name, end.node_namespace, end.topic_type) for end in info] == [
+        ("server", "/far", "sensor_msgs/msg/Image")
+    ]
+    assert ("/far/image", ["sensor_msgs/msg/Image"]) in node.get_publisher_names_and_types_by_node("server", "/far")
+    assert ("/far/ping", ["std_msgs/msg/Int32"]) in node.get_subscriber_names_and_types_by_node("server", "/far")
+    with pytest.raises(RuntimeError):
+        node.get_publisher_names_and_types_by_node("nobody", "/far")
     assert program.end() == 0
     assert until(lambda: node.count_publishers("/far/image") == 0)
     assert "/far/server" not in node.get_fully_qualified_node_names()

@@ -597,11 +597,25 @@ class Node(NodeParameters):
         """Fully qualified names of all nodes."""
         return [f"{namespace.rstrip('/')}/{name}" for name, namespace in self.get_node_names_and_namespaces()]
 
-    def _local_node(self, node_name: str, node_namespace: str) -> Node:
+    def _find_node(self, node_name: str, node_namespace: str) -> Node | None:
+        """The node of this process, or None for one of another. Raises `NodeNameNonExistentError` when there is none at all."""
+        wanted = (node_name, node_namespace)
         for node in self._hub.nodes():
-            if (node.get_name(), node.get_namespace()) == (node_name, node_namespace):
+            if (node.get_name(), node.get_namespace()) == wanted:
                 return node
+        if wanted in self._hub.wire.node_names_and_namespaces():
+            return None
         raise NodeNameNonExistentError(f"Cannot get names and types for nonexistent node '{node_name}' in '{node_namespace}'")
+
+    def _remote_names_and_types(
+        self, node: tuple[str, str], describe: Callable[[str], list[RemoteEndpoint]]
+    ) -> list[tuple[str, list[str]]]:
+        found: dict[str, set[str]] = {}
+        for topic in self._hub.wire.topic_names_and_types():
+            for endpoint in describe(topic):
+                if endpoint.node == node:
+                    found.setdefault(topic, set()).add(endpoint.type_name)
+        return sorted((name, sorted(types)) for name, types in found.items())
 
     @staticmethod
     def _names_and_types(endpoints: Any) -> list[tuple[str, list[str]]]:
@@ -613,22 +627,30 @@ class Node(NodeParameters):
     def get_publisher_names_and_types_by_node(
         self, node_name: str, node_namespace: str, no_demangle: bool = False
     ) -> list[tuple[str, list[str]]]:
-        """What a node of this process publishes. Raises `NodeNameNonExistentError`."""
-        return self._names_and_types(self._local_node(node_name, node_namespace).publishers)
+        """What a node publishes. Raises `NodeNameNonExistentError`."""
+        node = self._find_node(node_name, node_namespace)
+        if node is None:
+            return self._remote_names_and_types((node_name, node_namespace), self._hub.wire.publishers_info)
+        return self._names_and_types(node.publishers)
 
     def get_subscriber_names_and_types_by_node(
         self, node_name: str, node_namespace: str, no_demangle: bool = False
     ) -> list[tuple[str, list[str]]]:
-        """What a node of this process subscribes to. Raises `NodeNameNonExistentError`."""
-        return self._names_and_types(self._local_node(node_name, node_namespace).subscriptions)
+        """What a node subscribes to. Raises `NodeNameNonExistentError`."""
+        node = self._find_node(node_name, node_namespace)
+        if node is None:
+            return self._remote_names_and_types((node_name, node_namespace), self._hub.wire.subscriptions_info)
+        return self._names_and_types(node.subscriptions)
 
     def get_service_names_and_types_by_node(self, node_name: str, node_namespace: str) -> list[tuple[str, list[str]]]:
-        """What a node of this process serves. Raises `NodeNameNonExistentError`."""
-        return self._names_and_types(self._local_node(node_name, node_namespace).services)
+        """What a node of this process serves; nothing is known of others' (empty). Raises `NodeNameNonExistentError`."""
+        node = self._find_node(node_name, node_namespace)
+        return [] if node is None else self._names_and_types(node.services)
 
     def get_client_names_and_types_by_node(self, node_name: str, node_namespace: str) -> list[tuple[str, list[str]]]:
-        """What a node of this process calls. Raises `NodeNameNonExistentError`."""
-        return self._names_and_types(self._local_node(node_name, node_namespace).clients)
+        """What a node of this process calls; nothing is known of others' (empty). Raises `NodeNameNonExistentError`."""
+        node = self._find_node(node_name, node_namespace)
+        return [] if node is None else self._names_and_types(node.clients)
 
     def get_publishers_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> list[TopicEndpointInfo]:
         """The publishers on a topic, here and elsewhere, with node and QoS."""
