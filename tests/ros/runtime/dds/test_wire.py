@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bevstack.ros.runtime.dds.library import BuiltinEndpoint
+from bevstack.ros.runtime.dds.library import BUILTIN_PARTICIPANT, BuiltinEndpoint, BuiltinParticipant, SampleInfo
 from bevstack.ros.runtime.dds.qos import user_data
 from bevstack.ros.runtime.dds.wire import DdsWire
 from bevstack.ros.runtime.duration import Duration
@@ -133,6 +133,25 @@ def test_nothing_of_xtypes_is_on_the_wire(pair: Pair) -> None:
     information = ct.c_void_p()
     lib.dds_get_typeinfo(writer.entity, ct.byref(information))
     assert not information.value
+
+
+def test_participants_announce_their_enclave(pair: Pair) -> None:
+    lib = pair[1].library
+    reader = lib.dds_create_reader(pair[1].participant, BUILTIN_PARTICIPANT, None, None)
+    enclaves: dict[bytes, str] = {}
+
+    def look() -> bool:
+        samples, infos = (ct.c_void_p * 32)(), (SampleInfo * 32)()
+        count = lib.dds_take(reader, samples, infos, 32, 32)
+        for pointer in samples[: max(0, count)]:
+            participant = BuiltinParticipant.from_address(pointer)
+            enclaves[bytes(participant.key.value)] = user_data(lib, participant.qos).get("enclave", "")
+        if count > 0:
+            lib.dds_return_loan(reader, samples, count)
+        return pair[0].guid in enclaves
+
+    eventually(look, "the other participant")
+    assert enclaves[pair[0].guid] == "/"
 
 
 def test_late_readers_get_latched_messages(pair: Pair) -> None:
