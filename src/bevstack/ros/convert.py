@@ -182,7 +182,7 @@ def info_from_camera(camera: Camera, stamp: int, frame_id: str) -> Message:
     distortion = camera.distortion
     if camera.model == "pinhole" and distortion.size < 5:
         distortion = np.concatenate([distortion, np.zeros(5 - distortion.size)])
-    message.d = distortion.astype(np.float64)
+    message.d = distortion.tolist()  # a list: not every rosidl takes an array for a growing sequence
     message.k = camera.K.reshape(9).astype(np.float64)
     message.r = np.eye(3).reshape(9)
     message.p = np.hstack([camera.K, np.zeros((3, 1))]).reshape(12)

@@ -52,7 +52,7 @@ class FakeModel:
     rung = "fake"
 
     def __init__(self) -> None:
-        self.timings = {"network": 1.0}
+        self.timings = {"network": 1.0, "decode": 0.5}
         self.seen: list[FrameSet] = []
         self.resets = 0
         self.gate = threading.Event()

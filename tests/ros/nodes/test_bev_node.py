@@ -47,8 +47,8 @@ def test_images_in_boxes_out(bench: Bench, model: FakeModel) -> None:
     np.testing.assert_allclose(seen.frames["right"].camera.T_ego_camera, a_camera("right").T_ego_camera, atol=1e-12)
     status = bench.statuses[-1]
     assert (status.rung, status.instants_in, status.instants_out, status.instants_dropped) == ("fake", 3, 3, 0)
-    assert list(status.stages) == ["decode", "wait", "network", "publish"]
-    assert len(status.stage_ms) == 4
+    assert list(status.stages) == ["decode", "wait", "network", "model decode", "publish"]
+    assert len(status.stage_ms) == 5
     assert list(status.camera_frames) == [3, 3, 3]
     assert status.frame_drop_ratio == 0.0
     assert status.reason == ""

@@ -461,11 +461,11 @@ class BevNode(LifecycleNode):
             instants_dropped=counts.instants_dropped,
             frame_drop_ratio=float(counts.frame_drop_ratio),
             stages=list(stages),
-            stage_ms=np.array(list(stages.values()), np.float32),
+            stage_ms=[float(value) for value in stages.values()],
             latency_ms=float(self._latency_ms),
             cameras=list(counts.cameras),
-            camera_frames=np.array([c.frames for c in counts.cameras.values()], np.uint64),
-            camera_drops=np.array([c.drops for c in counts.cameras.values()], np.uint64),
+            camera_frames=[c.frames for c in counts.cameras.values()],
+            camera_drops=[c.drops for c in counts.cameras.values()],
             reason=reason or self._trouble(),
         )
         self._status.publish(message)

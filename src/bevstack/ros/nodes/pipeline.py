@@ -232,7 +232,8 @@ class Pipeline:
                 self._reset_wanted.clear()
                 self.model.reset()
             boxes = self.model(frame_set)
-            stages |= dict(self.model.timings)
+            # The model has a decoding stage of its own (of boxes): both are told.
+            stages |= {f"model {name}" if name in stages else name: ms for name, ms in self.model.timings.items()}
         except BevstackError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - one bad instant must not end the node; the reason is handed on and shown
