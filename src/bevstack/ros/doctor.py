@@ -49,7 +49,6 @@ PACKAGES = {
     "onnxruntime": ("", "the onnx engine"),
     "cyclonedds": ("embedded", "other processes and ROS 2 nodes, without ROS 2 installed"),
     "torch": ("torch", "the torch engine, training"),
-    "av": ("video", "video files and H.264"),
     "aiohttp": ("view", "the page"),
 }
 #: Versions that the code was written against; a different one is named.
