@@ -160,3 +160,33 @@ def test_diagnosed_publisher(updater: Any, make_node: Callable[..., Any], spinne
 
 def test_heartbeat() -> None:
     assert _run(du.Heartbeat()).message == "Alive"
+
+
+def test_broadcast_and_period(updater: Any, arrays: list[Any], spinner: Any) -> None:
+    updater.add("a", lambda status: status)
+    updater.add(du.FunctionDiagnosticTask("b", lambda status: status))
+    updater.broadcast(ERROR, "going down")
+
+    def down() -> set[str]:
+        return {status.name for array in arrays for status in array.status if status.message == "going down"}
+
+    assert spinner.until(lambda: down() == {"bev: a", "bev: b"})
+    updater.period = 0.5
+    assert updater.period == 0.5
+
+
+def test_composite_merges() -> None:
+    def task(level: bytes, text: str) -> Any:
+        def run(status: Any) -> Any:
+            status.summary(level, text)
+            status.add(text, "1")
+            return status
+
+        return du.FunctionDiagnosticTask(text, run)
+
+    both = du.CompositeDiagnosticTask("both")
+    both.addTask(task(WARN, "warm"))
+    both.addTask(task(ERROR, "hot"))
+    status = _run(both)
+    assert (status.level, status.message) == (ERROR, "warm; hot")
+    assert [value.key for value in status.values] == ["warm", "hot"]

@@ -384,3 +384,84 @@ def test_a_callback_that_outlives_its_node_is_no_fault(make_node: Callable[..., 
     other.create_timer(0.01, lambda: dead.publish(String()))
     with pytest.raises(ros.InvalidHandle):
         spinner.until(lambda: False, 10.0)
+
+
+def test_own_executors_can_take_the_work(make_node: Callable[..., Any], spinner: Any) -> None:
+    node = make_node()
+    spinner.drain()
+    got: list[Any] = []
+    subscription = node.create_subscription(String, "t", got.append, 10)
+    node.create_publisher(String, "t", 10).publish(String())
+    task, entity, owner = spinner.executor.wait_for_ready_callbacks(timeout_sec=_LONG)
+    assert (entity, owner) == (subscription, node)
+    assert got == []
+    task()
+    assert len(got) == 1
+    assert spinner.executor.can_execute(subscription)
+
+
+def test_a_fast_timer_does_not_starve_subscriptions(make_node: Callable[..., Any], spinner: Any) -> None:
+    node = make_node()
+    ticks, got = [0], [0]
+
+    def tick() -> None:
+        ticks[0] += 1
+
+    def count(message: Any) -> None:
+        got[0] += 1
+
+    node.create_timer(0.0, tick)
+    node.create_subscription(Int32, "n", count, 100)
+    publisher = node.create_publisher(Int32, "n", 100)
+    for index in range(50):
+        publisher.publish(Int32(data=index))
+    assert spinner.until(lambda: got[0] == 50)
+    assert 0 < ticks[0] < 1000
+
+
+def test_groups_without_a_rule_are_refused(make_node: Callable[..., Any]) -> None:
+    group = ros.CallbackGroup()
+    timer = make_node().create_timer(1000.0, lambda: None, callback_group=ros.ReentrantCallbackGroup())
+    group.add_entity(timer)
+    assert group.has_entity(timer)
+
+
+def test_executors_are_context_managers(context: Any) -> None:
+    node = ros.Node("managed", context=context)
+    with ros.SingleThreadedExecutor(context=context) as executor:
+        executor.add_node(node)
+        assert executor.context is context
+    assert node.executor is None
+    node.destroy_node()
+
+
+def test_a_task_that_fails_raises_in_spin(make_node: Callable[..., Any], spinner: Any) -> None:
+    make_node()
+
+    async def fail() -> None:
+        raise ZeroDivisionError("later")
+
+    task = spinner.executor.create_task(fail)
+    with pytest.raises(ZeroDivisionError, match="later"):
+        spinner.until(task.done)
+    assert isinstance(task.exception(), ZeroDivisionError)
+
+
+def test_a_waiting_task_can_be_cancelled(make_node: Callable[..., Any], spinner: Any) -> None:
+    make_node()
+    gate = ros.Future()
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await gate
+        finally:
+            ended.append("closed")
+
+    task = spinner.executor.create_task(wait)
+    spinner.drain()
+    task.cancel()
+    assert task.cancelled()
+    gate.set_result(None)
+    spinner.drain()
+    assert ros.RUNTIME != "embedded" or ended == ["closed"]

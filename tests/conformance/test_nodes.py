@@ -315,3 +315,59 @@ def test_signal_handlers_come_and_go() -> None:
         assert signal.getsignal(signal.SIGTERM) is not before
         ros.shutdown()
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_functions_of_the_module() -> None:
+    ros.init(args=[])
+    node = ros.create_node("plain", namespace="/x", start_parameter_services=False)
+    assert node.count_services("/x/plain/get_parameters") == 0
+    future = ros.Future()
+    timer = node.create_timer(0.01, lambda: future.done() or future.set_result(7))
+    ros.spin_until_future_complete(node, future, timeout_sec=20.0)
+    assert future.result() == 7
+    node.destroy_timer(timer)
+    assert node.executor is None
+    node.create_timer(0.01, ros.try_shutdown)
+    ros.spin(node)  # ends because a callback ends the context
+    assert not ros.ok()
+    node.destroy_node()
+    assert ros.get_rmw_implementation_identifier()
+
+
+def test_endpoints_are_context_managers(make_node: Callable[..., Any]) -> None:
+    node = make_node()
+    trigger = ros.messages("std_srvs/srv/Trigger")
+    with (
+        node.create_publisher(String, "t", 1),
+        node.create_subscription(String, "t", lambda message: None, 1),
+        node.create_service(trigger, "s", lambda request, response: response),
+        node.create_client(trigger, "s"),
+    ):
+        assert (node.count_publishers("t"), node.count_subscribers("t")) == (1, 1)
+        assert (node.count_services("s"), node.count_clients("s")) == (1, 1)
+    assert (node.count_publishers("t"), node.count_subscribers("t")) == (0, 0)
+    assert (node.count_services("s"), node.count_clients("s")) == (0, 0)
+
+
+def test_a_node_knows_its_own(make_node: Callable[..., Any], context: Any) -> None:
+    node = make_node("owner", start_parameter_services=False)
+    trigger = ros.messages("std_srvs/srv/Trigger")
+    publisher, subscription = node.create_publisher(String, "t", 1), node.create_subscription(String, "t", lambda m: None, 1)
+    service, client = node.create_service(trigger, "s", lambda q, r: r), node.create_client(trigger, "s")
+    timer, guard = node.create_timer(1.0, lambda: None), node.create_guard_condition(lambda: None)
+    assert publisher in list(node.publishers)
+    assert subscription in list(node.subscriptions)
+    assert list(node.services) == [service]
+    assert list(node.clients) == [client]
+    assert list(node.timers) == [timer]
+    assert list(node.guards) == [guard]
+    assert node.context is context
+    assert isinstance(node.default_callback_group, ros.MutuallyExclusiveCallbackGroup)
+    assert ("owner", "/", "/") in node.get_node_names_and_namespaces_with_enclaves()
+    assert ("/s", ["std_srvs/srv/Trigger"]) in node.get_service_names_and_types_by_node("owner", "/")
+    assert ("/s", ["std_srvs/srv/Trigger"]) in node.get_client_names_and_types_by_node("owner", "/")
+    assert ("/t", ["std_msgs/msg/String"]) in node.get_subscriber_names_and_types_by_node("owner", "/")
+    (info,) = node.get_subscriptions_info_by_topic("t")
+    assert info == info
+    assert "Node name: owner" in str(info)
+    assert len(info.endpoint_gid) in (16, 24)

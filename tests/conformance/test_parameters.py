@@ -441,3 +441,72 @@ def test_qos_overrides_are_parameters(make_node: Callable[..., Any]) -> None:
     assert publisher.qos_profile.reliability == ros.ReliabilityPolicy.BEST_EFFORT
     assert node.get_parameter("qos_overrides./t.publisher.depth").value == 10
     assert not node.set_parameters([Parameter("qos_overrides./t.publisher.depth", value=3)])[0].successful
+
+
+def test_values_as_text_and_files_as_messages(tmp_path: Path) -> None:
+    if ros.RUNTIME == "embedded":
+        from bevstack.ros.runtime.embedded.parameter import get_parameter_value, parameter_dict_from_yaml_file
+    else:
+        from rclpy.parameter import get_parameter_value, parameter_dict_from_yaml_file
+    for text, value in (("1", 1), ("1.5", 1.5), ("true", True), ("[1, 2]", [1, 2]), ("word", "word"), ("'1'", "1")):
+        assert ros.parameter_value_to_python(get_parameter_value(text)) == value
+    path = tmp_path / "p.yaml"
+    path.write_text("/**:\n  ros__parameters: {everywhere: 1}\n/ns/n:\n  ros__parameters: {here: [a, b]}\n")
+    found = parameter_dict_from_yaml_file(str(path), target_nodes=["/ns/n"])
+    assert {name: ros.parameter_value_to_python(entry.value) for name, entry in found.items()} == {"here": ["a", "b"]}
+    assert set(parameter_dict_from_yaml_file(str(path), use_wildcard=True, target_nodes=["/ns/n"])) == {"everywhere", "here"}
+    assert set(parameter_dict_from_yaml_file(str(path), target_nodes=["/ns/n"], namespace="deep")) == {"deep.here"}
+    with pytest.raises(RuntimeError):
+        parameter_dict_from_yaml_file(str(path), target_nodes=["/ns/other"])
+
+
+def test_arguments_are_checked(make_node: Callable[..., Any]) -> None:
+    node = make_node()
+    for wrong in (
+        lambda: node.get_parameters([1]),
+        lambda: node.get_parameter_types([1]),
+        lambda: node.list_parameters("x", 0),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    with pytest.raises(TypeError):
+        node.list_parameters([], "all")
+    with pytest.raises(ValueError):
+        node.list_parameters([], -1)
+    with pytest.raises(TypeError):
+        node.set_parameters(["no parameter"])
+    with pytest.raises(errors.ParameterNotDeclaredException):
+        node.get_parameter_type("nothing")
+    with pytest.raises(errors.ParameterNotDeclaredException):
+        node.describe_parameter("nothing")
+    with pytest.raises(errors.ParameterNotDeclaredException):
+        node.set_descriptor("nothing", ParameterDescriptor())
+    node.declare_parameter("fixed", 1, ParameterDescriptor(read_only=True))
+    with pytest.raises(errors.ParameterImmutableException):
+        node.set_descriptor("fixed", ParameterDescriptor())
+
+
+def test_unsetting_a_dynamic_parameter_deletes_it(make_node: Callable[..., Any]) -> None:
+    node = make_node()
+    node.declare_parameter("d", 1, ParameterDescriptor(dynamic_typing=True))
+    node.declare_parameter("s", 1)
+    assert node.set_parameters([Parameter("d", Type.NOT_SET)])[0].successful
+    assert not node.has_parameter("d")
+    refused = node.set_parameters([Parameter("s", Type.NOT_SET)])[0]
+    assert not refused.successful
+    assert node.get_parameter("s").value == 1
+
+
+def test_qos_overrides_that_cannot_be(make_node: Callable[..., Any]) -> None:
+    string = ros.messages("std_msgs/msg/String")
+    options = ros.QoSOverridingOptions.with_default_policies(entity_id="left")
+    node = make_node("n", parameter_overrides=[Parameter("qos_overrides./t.subscription_left.reliability", value="perhaps")])
+    with pytest.raises(Exception, match="perhaps"):
+        node.create_subscription(string, "t", lambda message: None, 10, qos_overriding_options=options)
+    refusing = ros.QoSOverridingOptions(
+        [ros.QoSPolicyKind.DEPTH, ros.QoSPolicyKind.DEADLINE],
+        callback=lambda profile: SetParametersResult(successful=profile.depth < 5, reason="too deep"),
+    )
+    with pytest.raises(Exception, match="too deep"):
+        node.create_publisher(string, "other", 10, qos_overriding_options=refusing)
+    assert node.create_publisher(string, "shallow", 3, qos_overriding_options=refusing).qos_profile.depth == 3

@@ -114,3 +114,21 @@ def test_destroy(make_node: Callable[..., Any]) -> None:
     assert node.count_clients("x") == 0
     with pytest.raises(ros.InvalidHandle):
         client.call_async(Trigger.Request())
+
+
+def test_an_answer_that_comes_too_late_is_dropped(make_node: Callable[..., Any], spinner: Any) -> None:
+    answers: list[Any] = []
+    server = make_node("server")
+
+    def serve(request: Any, response: Any) -> Any:
+        answers.append(response)
+        return response
+
+    server.create_service(Trigger, "x", serve)
+    node = make_node("client")
+    client = node.create_client(Trigger, "x")
+    future = client.call_async(Trigger.Request())
+    node.destroy_client(client)
+    assert spinner.until(lambda: bool(answers))
+    spinner.drain()
+    assert not future.done()

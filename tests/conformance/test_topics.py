@@ -309,3 +309,52 @@ def test_many_threads_publish_and_subscribe_at_once(make_node: Callable[..., Any
         thread.join(20.0)
     assert problems == []
     assert sorted(got) == sorted([index for index in range(4) for _ in range(100)])
+
+
+def test_acknowledgements_and_liveliness(make_node: Callable[..., Any]) -> None:
+    node = make_node()
+    publisher = node.create_publisher(String, "t", 10)
+    node.create_subscription(String, "t", lambda message: None, 10)
+    publisher.publish(String())
+    publisher.assert_liveliness()
+    assert publisher.wait_for_all_acked(ros.Duration(seconds=10))
+    node.destroy_publisher(publisher)
+    with pytest.raises(ros.InvalidHandle):
+        publisher.assert_liveliness()
+
+
+@embedded_only
+def test_old_latched_messages_expire(make_node: Callable[..., Any], spinner: Any) -> None:
+    node = make_node()
+    brief = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=ros.Duration(nanoseconds=1))
+    lasting = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=ros.Duration(seconds=1000))
+    got: list[str] = []
+    for topic, profile in (("brief", brief), ("lasting", lasting)):
+        node.create_publisher(String, topic, profile).publish(String(data=topic))
+        node.create_subscription(String, topic, lambda message: got.append(message.data), profile)
+    assert spinner.until(lambda: bool(got))
+    spinner.drain()
+    assert got == ["lasting"]
+
+
+@embedded_only
+def test_default_warning_for_another_type(
+    make_node: Callable[..., Any], spinner: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = make_node("typed")
+    node.create_subscription(String, "t", lambda message: None, 10)
+    node.create_publisher(Int32, "t", 10)
+    spinner.drain()
+    assert capsys.readouterr().err.count("Incompatible type on topic 't'") == 2
+
+
+@embedded_only
+def test_a_profile_that_is_changed_later_changes_nothing(make_node: Callable[..., Any], spinner: Any) -> None:
+    node = make_node()
+    profile = QoSProfile(depth=10)
+    publisher = node.create_publisher(String, "t", profile)
+    profile.reliability = ReliabilityPolicy.BEST_EFFORT
+    got: list[Any] = []
+    node.create_subscription(String, "t", got.append, RELIABLE)
+    publisher.publish(String())
+    assert spinner.until(lambda: len(got) == 1)

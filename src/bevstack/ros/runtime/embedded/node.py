@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -310,7 +311,7 @@ class Node(NodeParameters):
     ) -> Publisher:
         """New publisher. `qos_profile` may be the depth of the history. Raises AttributeError (type), name exceptions."""
         self._check_alive("publisher")
-        qos_profile = as_qos_profile(qos_profile)
+        qos_profile = copy.copy(as_qos_profile(qos_profile))  # the caller may change its own later
         group = callback_group or self._default_callback_group
         check_is_valid_msg_type(msg_type)
         full_name = self.resolve_topic_name(topic)
@@ -339,7 +340,7 @@ class Node(NodeParameters):
     ) -> Subscription:
         """New subscription: `callback(message)` or `callback(message, info)`; with `raw` the message is its CDR bytes."""
         self._check_alive("subscription")
-        qos_profile = as_qos_profile(qos_profile)
+        qos_profile = copy.copy(as_qos_profile(qos_profile))  # the caller may change its own later
         group = callback_group or self._default_callback_group
         check_is_valid_msg_type(msg_type)
         full_name = self.resolve_topic_name(topic)
