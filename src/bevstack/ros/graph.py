@@ -337,6 +337,7 @@ BEV = Graph(
             "bevstack.ros.nodes.player:PlayerNode",
             parameters={
                 "path": Ref("bag"),
+                "skip_published": True,
                 "rate": Ref("rate", "float"),
                 "loop": Ref("loop", "bool"),
                 "clock": Ref("use_sim_time", "bool"),
@@ -369,6 +370,7 @@ REPLAY = Graph(
             "bevstack.ros.nodes.player:PlayerNode",
             parameters={
                 "path": Ref("bag"),
+                "skip_published": True,
                 "rate": Ref("rate", "float"),
                 "loop": Ref("loop", "bool"),
                 "start_offset": Ref("start_offset", "float"),

@@ -170,6 +170,20 @@ def test_clock_offset_and_loop(bench: Bench, drive: Path) -> None:
     assert not node.finished.is_set()
 
 
+def test_topics_that_others_publish_are_left_to_them(bench: Bench, drive: Path) -> None:
+    """A bag with yesterday's results, played while today's are made."""
+    heard: list[Any] = []
+    images: list[Any] = []
+    bench.node.create_subscription(String, "chatter", heard.append, 50)
+    bench.node.create_subscription(CompressedImage, "seen", images.append, 50)
+    remap = [f"/{name}/image_raw/compressed:=/seen" for name in CAMERAS]
+    node = bench.add(player(drive, skip_published=True, rate=20.0, remap=remap))
+    node.start()
+    assert node.finished.wait(20)
+    until(lambda: len(images) == 15, "all images")
+    assert not heard, "the bench publishes chatter itself"
+
+
 def test_boxes_from_a_bag(bench: Bench, model: FakeModel, drive: Path, shared: Path) -> None:
     """The six-camera sample of the shared folder through player and perception node."""
     names = ["cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right"]

@@ -510,13 +510,19 @@ class BevNode(LifecycleNode):
     def _draw(self, result: Result) -> None:
         """On the drawing thread: debug images of the newest instant."""
         assert result.boxes is not None
+        rig = self._rig
         for name, frame in result.frame_set.frames.items():
             publisher = self._debug.get(name)
-            if publisher is None or not self._active or not (self._p["debug"] or publisher.get_subscription_count()):
+            if (
+                publisher is None
+                or rig is None
+                or not self._active
+                or not (self._p["debug"] or publisher.get_subscription_count())
+            ):
                 continue
             image = draw_boxes(frame, result.boxes, self._p["debug_width"])
             with until_shutdown(self):
-                publisher.publish(convert.compressed_from_rgb(image, frame.stamp, f"{name}_optical_frame", quality=80))
+                publisher.publish(convert.compressed_from_rgb(image, frame.stamp, rig.frame(name), quality=80))
 
     # --- diagnostics --------------------------------------------------------------------------------------------------------
 

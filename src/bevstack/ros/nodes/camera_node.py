@@ -164,8 +164,10 @@ class CameraNode(Node):
         with self._answered:
             self._answered.notify_all()
         for thread in self._threads:
+            thread.join(1.0)
+        self._source.close()  # wakes a reader that waits for a device
+        for thread in self._threads:
             thread.join(5.0)
-        self._source.close()
         super().destroy_node()
 
     # --- reading ------------------------------------------------------------------------------------------------------------
@@ -181,12 +183,10 @@ class CameraNode(Node):
                         return
                 if not self._p["loop"]:
                     break
-        except BevstackError as error:
-            self.error = str(error)
-            self.get_logger().error(f"source {self._p['source']}: {error}")
         except Exception as error:  # noqa: BLE001 - a broken source ends the stream, not the process; the reason is logged
-            self.error = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"source {self._p['source']} failed: {self.error}")
+            if not self._stopping.is_set():  # a source closed under its reader may complain
+                self.error = str(error) if isinstance(error, BevstackError) else f"{type(error).__name__}: {error}"
+                self.get_logger().error(f"source {self._p['source']}: {self.error}")
         finally:
             self._put(ready, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("path", "", "the bag: its folder, or an .mcap or .db3 file"),
     Spec("topics", [], "play only these topics; empty: all"),
     Spec("exclude", [], "do not play these topics"),
+    Spec("skip_published", False, "do not play topics that another node publishes already"),
     Spec("remap", [], "play topics under other names: from:=to"),
     Spec("rate", 1.0, "speed", low=0.01, high=1000.0),
     Spec("loop", False, "start again at the end"),
@@ -36,6 +38,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("autostart", True, "start by itself"),
 )
 
+_SHARED = frozenset(("/tf", "/tf_static"))  # many publish parts of one tree
 _NOT_PLAYED = frozenset(("/clock",))
 
 
@@ -147,6 +150,8 @@ class PlayerNode(Node):
     def _play(self) -> None:
         if self._wait():
             return
+        if self._p["skip_published"]:
+            self._skip_published()
         try:
             while not self._stopping.is_set():
                 self._play_once()
@@ -158,6 +163,19 @@ class PlayerNode(Node):
             self._end.publish(Bool(data=True))
             self.get_logger().info(f"end of bag: {self.messages_sent} messages sent")
             self.finished.set()
+
+    def _skip_published(self) -> None:
+        """Results in the bag must not mix with those that are being made now."""
+        own = Counter(out.topic_name for out in self._out.values())
+        others = [
+            name
+            for name, out in self._out.items()
+            if self.count_publishers(out.topic_name) > own[out.topic_name] and name not in _SHARED
+        ]
+        for name in others:
+            self.destroy_publisher(self._out.pop(name))
+        if others:
+            self.get_logger().info(f"not played, because others publish them: {', '.join(others)}")
 
     def _wait(self) -> bool:
         """The time that others need to find the topics; True if told to stop meanwhile."""

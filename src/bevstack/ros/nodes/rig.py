@@ -66,6 +66,11 @@ class Rig:
         """Why there is no calibration, in one line; "" when there is."""
         return self._entries[name].reason
 
+    def frame(self, name: str) -> str:
+        """Frame of a camera's images, as its camera_info says."""
+        info = self._entries[name].info
+        return str(info.header.frame_id) if info is not None else optical_frame(name)
+
     def doubts(self, name: str) -> list[str]:
         """What is most likely wrong with a calibration that can be used all the same, one line each."""
         return self._entries[name].doubts
