@@ -277,3 +277,17 @@ def test_close_ends_the_thread_and_open_connections(server: PageServer) -> None:
     assert not any(thread.name == "page" for thread in threading.enumerate())
     server.close()
     server.state.add_camera("after the end")  # nobody listens any more: no error
+
+
+def test_every_file_of_the_page_is_packaged() -> None:
+    """The wheel takes what the patterns of pyproject.toml name."""
+    import fnmatch
+    from pathlib import Path
+
+    from bevstack.viewer.server import STATIC
+
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    line = next(line for line in project.read_text().splitlines() if line.startswith('bevstack = ["py.typed"'))
+    patterns = [part.strip(' "') for part in line.partition("[")[2].rstrip("]").split(",")]
+    for path in STATIC.iterdir():
+        assert any(fnmatch.fnmatch(f"viewer/static/{path.name}", pattern) for pattern in patterns), path.name
