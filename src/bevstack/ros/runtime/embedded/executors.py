@@ -97,7 +97,6 @@ class Executor(AbstractContextManager["Executor"]):
         self._nodes: list[Node] = []
         self._ready: deque[Entity | Task] = deque()
         self._is_shutdown = False
-        self._woken = False
         self._errors: deque[BaseException] = deque()
         self._watched: weakref.WeakSet[Future] = weakref.WeakSet()  # futures that wake this executor when they are done
         self._active: dict[int, int] = {}  # thread id -> callbacks that it is in, for shutdown()
@@ -156,7 +155,6 @@ class Executor(AbstractContextManager["Executor"]):
     def wake(self) -> None:
         """Make a waiting spin look again at everything."""
         with self._cv:
-            self._woken = True
             self._cv.notify_all()
 
     def _enqueue(self, entity: Entity) -> None:
@@ -264,7 +262,6 @@ class Executor(AbstractContextManager["Executor"]):
                     if left <= 0:
                         raise TimeoutException
                     wait = left if wait is None else min(wait, left)
-                self._woken = False
                 self._cv.wait(None if wait is None else max(wait, 0.0))
 
     def _run(self, work: _Work) -> None:
