@@ -239,6 +239,14 @@ def test_a_silent_camera_is_marked(page: Any, drive: Drive) -> None:
     assert page.locator("#streams tr[data-level=error]").count() == 1
 
 
+def test_the_end_of_a_source_is_said_and_no_camera_is_blamed(page: Any, drive: Drive) -> None:
+    drive.silent.update(drive.rig)
+    until(page, lambda: page.locator(".camera.late").count() == 6)
+    drive.state.set_ended()
+    until(page, lambda: page.locator("#link").inner_text() == "end of source")
+    assert page.locator(".camera.late").count() == 0
+
+
 def test_text_from_the_stack_is_text_not_markup(page: Any, drive: Drive) -> None:
     drive.state.add_log(LogLine(time.time(), "info", "<b>x</b>", "<img src=x onerror=alert(1)>"))
     until(page, lambda: "<img src=x" in page.locator("#logs").inner_text())

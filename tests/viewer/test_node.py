@@ -198,6 +198,14 @@ def test_raw_images_are_looked_at_only_for_a_browser(ros: Any, rig: dict[str, Ca
         vehicle.close()
 
 
+def test_the_end_of_the_source_reaches_the_page(vehicle: Rig) -> None:
+    from bevstack.ros.nodes.topics import latched_qos
+
+    end = vehicle.node.create_publisher(vehicle.interfaces.Bool, "/camera_node/end_of_source", latched_qos())
+    end.publish(vehicle.interfaces.Bool(data=True))
+    vehicle.until(lambda s: s["ended"])
+
+
 def test_a_taken_port_leaves_nothing_behind(vehicle: Rig) -> None:
     from bevstack.viewer.node import ViewerNode
 

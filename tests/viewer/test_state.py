@@ -175,3 +175,11 @@ def test_rate_of_steady_events_and_of_silence() -> None:
     assert meter.rate(3.9) < 10.0
     assert meter.rate(10.0) == 0.0
     assert meter.count == 30
+
+
+def test_the_end_of_a_source_is_no_fault_until_images_come_again(state: PageState, jpeg: bytes) -> None:
+    assert state.summary()["ended"] is False
+    state.set_ended()
+    assert state.summary()["ended"] is True
+    state.add_picture("cam_front", Picture(1, jpeg))
+    assert state.summary()["ended"] is False

@@ -20,6 +20,7 @@ from bevstack.frames.calibration import load_rig
 from bevstack.geometry import Boxes3D, Matrix, transform_points
 from bevstack.ros import convert
 from bevstack.ros.interfaces import (
+    Bool,
     CameraInfo,
     CompressedImage,
     Detection3DArray,
@@ -34,7 +35,7 @@ from bevstack.ros.nodes.bev_node import NUSCENES_CAMERAS
 from bevstack.ros.nodes.main import run_node
 from bevstack.ros.nodes.parameters import Parameters, Spec
 from bevstack.ros.nodes.rig import Rig
-from bevstack.ros.nodes.topics import info_topic, sensor_qos
+from bevstack.ros.nodes.topics import info_topic, latched_qos, sensor_qos
 from bevstack.ros.runtime import (
     RUNTIME,
     DurabilityPolicy,
@@ -60,6 +61,7 @@ OBSERVER_PARAMETERS: tuple[Spec, ...] = (
     Spec("bev_node", "bev_node", "name of the perception node whose boxes are shown"),
     Spec("velocity", True, "take velocities from <bev_node>/markers (detections have no field for them)"),
     Spec("truth_topic", "truth/detections", "true boxes (vision_msgs/Detection3DArray) of a simulation; empty: none"),
+    Spec("end_topic", "camera_node/end_of_source", "where a source says that it is exhausted (std_msgs/Bool, latched)"),
     Spec("source", "", "text in the page's head: what is being played or driven"),
 )
 PARAMETERS: tuple[Spec, ...] = (
@@ -117,6 +119,8 @@ class ObserverNode(Node):
             self.create_subscription(MarkerArray, f"{p['bev_node']}/markers", self._on_markers, results)
         if p["truth_topic"]:
             self.create_subscription(Detection3DArray, p["truth_topic"], self._on_truth, results)
+        if p["end_topic"]:
+            self.create_subscription(Bool, p["end_topic"], self._on_end, latched_qos())
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, results)
         self.create_subscription(messages("rcl_interfaces/msg/Log"), "/rosout", self._on_log, _LOG_QOS)
 
@@ -200,6 +204,10 @@ class ObserverNode(Node):
     def take_velocity(self, stamp: int, velocity: NDArray[np.float64]) -> None:
         """How the boxes of ``stamp`` move: (N, 2), metres per second, in ego axes."""
         self.state.set_velocity(stamp, velocity)
+
+    def _on_end(self, message: Message) -> None:
+        if message.data:
+            self.state.set_ended()
 
     def _on_diagnostics(self, message: Message) -> None:
         self.state.set_diagnostics([diagnostic_from_message(status) for status in message.status])

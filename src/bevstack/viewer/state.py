@@ -176,6 +176,7 @@ class PageState:
         self._diagnostics: dict[str, tuple[Diagnostic, float]] = {}
         self._output = RateMeter()
         self._about: dict[str, Any] = {}
+        self._ended = False
         self._version = 0
         self._listeners: list[Callable[[], None]] = []
 
@@ -185,6 +186,12 @@ class PageState:
         """Facts that do not change while running, shown in the page's head: source, runtime, ..."""
         with self._lock:
             self._about.update(facts)
+        self._changed()
+
+    def set_ended(self) -> None:
+        """The source has no more images: their absence is no fault. The next image takes it back."""
+        with self._lock:
+            self._ended = True
         self._changed()
 
     def add_camera(self, name: str) -> None:
@@ -204,6 +211,7 @@ class PageState:
             state = self._cameras.setdefault(name, _CameraState(name))
             state.keep(picture)
             state.arrived(now)
+            self._ended = False
         self._changed()
 
     def count_picture(self, name: str) -> None:
@@ -294,6 +302,7 @@ class PageState:
             calibrations = {name: state.camera for name, state in self._cameras.items()}
             data: dict[str, Any] = {
                 "about": dict(self._about),
+                "ended": self._ended,
                 "uptime_s": round(now - self._started, 3),
                 "stamp": str(stamp) if current is not None else None,
                 "output_rate": round(self._output.rate(now), 2),

@@ -81,7 +81,7 @@ export class Cameras {
 
   drawTile(tile) {
     const { camera, image } = tile;
-    const late = camera.age_s !== null && camera.age_s > LATE_S;
+    const late = !this.view.ended && camera.age_s !== null && camera.age_s > LATE_S;
     tile.figure.classList.toggle("late", late);
     setText(tile.rate, `${camera.rate.toFixed(1)} Hz`);
     const note = tile.broken ? "image cannot be decoded" : late ? `no image for ${camera.age_s.toFixed(1)} s`

@@ -80,7 +80,10 @@ function redraw() {
 function head() {
   const status = view.status;
   const live = view.cameras.some((c) => c.age_s !== null && c.age_s < 2);
-  pill(paused ? "paused" : live ? "live" : "waiting", paused ? "paused" : live ? "live" : view.cameras.length ? "no images" : "waiting");
+  if (paused) pill("paused", "paused");
+  else if (view.ended) pill("ended", "end of source");
+  else if (live) pill("live", "live");
+  else pill("waiting", view.cameras.length ? "no images" : "waiting");
   setText(byId("source"), view.about.source ?? "");
   byId("source").title = view.about.source ?? "";
   fact("boxes", `${view.boxes.filter(visible).length}`);

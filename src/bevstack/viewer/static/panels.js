@@ -101,7 +101,7 @@ export class Streams {
         `${camera.frames ?? camera.received}`, `${drops}`];
       texts.forEach((text, i) => setText(row.cells[i], text));
       row.cells[4].classList.toggle("some", drops > 0);
-      row.dataset.level = age === null ? "none" : age > 1.5 ? "error" : age > 0.6 ? "warn" : "ok";
+      row.dataset.level = age === null || view.ended ? "none" : age > 1.5 ? "error" : age > 0.6 ? "warn" : "ok";
     }
   }
 }
