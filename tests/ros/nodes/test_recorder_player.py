@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench import CAMERAS, PERIOD, Bench, FakeModel, bev_node, until
 from rosbags.interfaces import QosDurability
@@ -73,6 +74,30 @@ def test_records_everything_there_is(drive: Path) -> None:
         assert qos["/chatter"].durability == QosDurability.VOLATILE
         images = [stamp for c, stamp, _ in reader.messages() if c.topic == "/left/image_raw/compressed"]
     assert images == [k * PERIOD for k in range(1, 6)], "recorded on its own time"
+
+
+def test_data_is_recorded_on_its_own_time(bench: Bench, model: FakeModel, tmp_path: Path) -> None:
+    """With timestamps=header nothing of this machine's time gets in between, though diagnostics carry it."""
+    node = bench.add(bev_node(model))
+    bag = bench.add(recorder(tmp_path / "bag", timestamps="header"))
+    bench.start()
+    bench.mount(*CAMERAS)
+    assert node.autostart()
+    bag.discover()
+    for k in range(1, 5):
+        bench.move(k * PERIOD, np.eye(4))
+        bench.instant(k)
+        until(lambda: bench.diagnostics, "diagnostics")
+        bench.diagnostics.clear()
+    until(lambda: bag.idle, "the recorder")
+    close(bench, bag)
+    with Reader(tmp_path / "bag") as reader:
+        stamps: dict[str, list[int]] = {}
+        for connection, stamp, _ in reader.messages():
+            stamps.setdefault(connection.topic, []).append(stamp)
+    assert stamps["/tf"] == [k * PERIOD for k in range(1, 5)]
+    assert stamps["/diagnostics"]
+    assert all(PERIOD <= s <= 5 * PERIOD for times in stamps.values() for s in times)
 
 
 def test_chosen_topics(bench: Bench, tmp_path: Path) -> None:

@@ -471,7 +471,12 @@ class BevNode(LifecycleNode):
         self._status.publish(message)
 
     def _latency(self, stamp: int, arrived: float, now: float) -> float:
-        """Milliseconds from exposure to now, where exposure stamps are of this clock; else from arrival."""
+        """Milliseconds from exposure to now, where exposure stamps are of this clock; else from arrival.
+
+        A simulated clock stands still while the model runs: there, too, arrival is what counts.
+        """
+        if self.get_parameter("use_sim_time").value:
+            return (now - arrived) * 1e3
         age = self.get_clock().now().nanoseconds - stamp
         return age / 1e6 if 0 <= age < 10e9 else (now - arrived) * 1e3
 

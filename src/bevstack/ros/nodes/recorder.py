@@ -83,7 +83,7 @@ class RecorderNode(Node):
         self._count_lock = threading.Lock()
         self._busy = False
         self._last_header: int | None = None
-        self._headed: dict[str, bool] = {}
+        self._stamp_at: dict[str, int | None] = {}
         self._thread = threading.Thread(target=self._write_all, name="recorder", daemon=True)
         self._thread.start()
         self._discovery = self.create_timer(p["discovery_period"], self.discover)
@@ -147,8 +147,7 @@ class RecorderNode(Node):
             self._refused.add(topic)
             self.get_logger().warning(str(error))
             return
-        fields = kind.get_fields_and_field_types()
-        self._headed[topic] = next(iter(fields), "") == "header" and fields.get("header") == "std_msgs/Header"
+        self._stamp_at[topic] = _stamp_offset(type_name, kind, latched)
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=_QUEUE_DEPTH,
@@ -180,9 +179,11 @@ class RecorderNode(Node):
             return
         stamp: int | None = self.get_clock().now().nanoseconds
         if self._p["timestamps"] == "header":
-            if self._headed[topic] and len(raw) >= 12:
+            at = self._stamp_at[topic]
+            if at is not None and len(raw) >= at + 8:
                 order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
-                own = int.from_bytes(raw[4:8], order, signed=True) * 1_000_000_000 + int.from_bytes(raw[8:12], order)
+                own = int.from_bytes(raw[at : at + 4], order, signed=True) * 1_000_000_000
+                own += int.from_bytes(raw[at + 4 : at + 8], order)
                 self._last_header = max(self._last_header or own, own)
                 stamp = own
             else:
@@ -272,6 +273,18 @@ class RecorderNode(Node):
         stat.add("megabytes", f"{self._writer.bytes_written / 1e6:.1f}")
         stat.add("dropped", str(self.dropped))
         return stat
+
+
+def _stamp_offset(type_name: str, kind: Any, latched: bool) -> int | None:
+    """Where in the serialised message the time of what it is about stands; None if it has none.
+
+    Diagnostics have a header too, but it holds the time of this machine, which need not be that of the data.
+    """
+    fields = kind.get_fields_and_field_types()
+    if type_name == "tf2_msgs/msg/TFMessage" and not latched:
+        return 8  # after the encapsulation head and the number of transforms
+    headed = next(iter(fields), "") == "header" and fields.get("header") == "std_msgs/Header"
+    return 4 if headed and not type_name.startswith("diagnostic_msgs/") else None
 
 
 def bag_qos(profile: QoSProfile) -> Qos:
