@@ -235,6 +235,10 @@ def _open(
 
     if engine not in ("onnx", "torch"):
         raise EngineError(f"unknown engine {engine!r}: choose onnx or torch")
+    if engine == "torch":
+        from bevstack.engine.torch import share_cores
+
+        share_cores()
     if isinstance(model, (str, Path)):
         from .weights import find_weights, read_info
 

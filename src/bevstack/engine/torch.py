@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,16 @@ from .api import Tensors
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def share_cores() -> None:
+    """Lets torch's waiting threads sleep instead of spin. Call before torch is first imported; later it does nothing.
+
+    Spinning threads hold the cores that the thread they wait for needs: where other programs run beside a small network, it is
+    several times slower (`benchmarks/bev.py` with and without OMP_WAIT_POLICY=ACTIVE). A policy set by the user stays.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class TorchEngine:
