@@ -15,12 +15,14 @@ from bevstack.errors import BevstackError, CalibrationError, EngineError
 from bevstack.frames import Frame, FrameSet
 from bevstack.frames.decode import decode_frame
 from bevstack.geometry import Boxes3D, Camera
+from bevstack.geometry.overlap import circle_nms, rotated_nms
 
-from .config import CAMERA_ORDER, FastBEVConfig, PostConfig
+from .config import CAMERA_ORDER, FastBEVConfig, PostConfig, VoxelGrid
 from .conventions import boxes_from_rows
 from .decode import decode_maps
+from .gather import Gather
 from .preprocess import fit, image_transform
-from .tables import Table, calibration_id, rig_table
+from .tables import Table, build_table, calibration_id, rig_table
 from .temporal import Instant, TemporalCache
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class FastBEV:
         self._tables = np.empty((len(self.config.times), self.config.grid.voxels), np.int32)
         self.cache = TemporalCache(self.config.times)
         self.timings: dict[str, float] = {}
+        _load_compiled()
 
     @property
     def rung(self) -> str:
@@ -225,6 +228,15 @@ class FastBEV:
                 self._static.clear()
             table = self._static[now.calibration] = rig_table(now.cameras, self.config, rectified=now.rectified)
         return table
+
+
+def _load_compiled() -> None:
+    """Compiles the hot loops, or loads them from numba's cache, now: the first instant must not wait a second for it."""
+    grid = VoxelGrid((1, 1, 1), (1.0, 1.0, 1.0))
+    table = build_table(np.zeros((1, 3, 4)), grid, (1, 1))
+    Gather(1, 1, 1)([np.zeros((1, 1), np.float32)], table[None])
+    rotated_nms(np.ones((2, 5)), np.ones(2), 0.5)
+    circle_nms(np.ones((2, 2)), np.ones(2), 0.5, 1)
 
 
 def _open(
