@@ -332,6 +332,17 @@ def test_lifecycle_can_go_round(bench: Bench, model: FakeModel) -> None:
     assert bench.statuses[-1].instants_out == 1, "counts start anew"
 
 
+def test_build_only(bench: Bench, model: FakeModel) -> None:
+    """The model is loaded, nothing is subscribed, and the process may end."""
+    node = bench.add(bev_node(model, build_only=True))
+    assert node.autostart()
+    assert node.exit_now
+    assert not node.count_subscribers("left/camera_info")
+    other = bench.add(bev_node(None, model="/nowhere/net.safetensors", build_only=True))
+    assert not other.autostart()
+    assert other.fails_for_good
+
+
 def test_parameters_have_descriptions_and_consistent_defaults() -> None:
     for spec in PARAMETERS:
         assert spec.description

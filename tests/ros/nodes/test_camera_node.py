@@ -15,7 +15,7 @@ from bevstack.errors import SourceError
 from bevstack.frames.types import Frame, FrameSet
 from bevstack.geometry import Camera, pose
 from bevstack.ros import convert
-from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, Image
+from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, DiagnosticStatus, Image
 from bevstack.ros.nodes.camera_node import CameraNode
 from bevstack.ros.nodes.topics import latched_qos
 from bevstack.ros.runtime import Parameter
@@ -163,6 +163,7 @@ def test_a_source_that_breaks(bench: Bench) -> None:
         assert node.finished.wait(20)
         assert str(error) in node.error
         assert node.frames_sent == 3
+        until(lambda error=error: bench.says(DiagnosticStatus.ERROR, str(error)), "the reason on /diagnostics")
 
 
 def test_stops_in_the_middle(ros: None) -> None:

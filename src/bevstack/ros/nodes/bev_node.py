@@ -193,6 +193,11 @@ class BevNode(LifecycleNode):
         return self._built
 
     @property
+    def fails_for_good(self) -> bool:
+        """A process that cannot do the one thing it was started for ends; a node of a running stack waits to be told again."""
+        return bool(self._p["build_only"])
+
+    @property
     def idle(self) -> bool:
         """No instant is being worked on or waits."""
         pipeline = self._pipeline

@@ -24,8 +24,18 @@ from bevstack.frames.source import Source, open_source
 from bevstack.frames.types import Frame
 from bevstack.geometry import Camera
 from bevstack.ros import convert
-from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, Detection3DArray, Image, Message, PipelineStatus
-from bevstack.ros.runtime import Node, QoSProfile, tf2
+from bevstack.ros.interfaces import (
+    Bool,
+    CameraInfo,
+    Clock,
+    CompressedImage,
+    Detection3DArray,
+    DiagnosticStatus,
+    Image,
+    Message,
+    PipelineStatus,
+)
+from bevstack.ros.runtime import Node, QoSProfile, diagnostic_updater, tf2
 
 from .main import run_node, until_shutdown
 from .parameters import Parameters, Spec
@@ -114,6 +124,9 @@ class CameraNode(Node):
         if self._lockstep:
             self.create_subscription(PipelineStatus, p["status_topic"], self._on_status, QoSProfile(depth=10))
         self._place(dict(self._source.cameras))
+        self._updater = diagnostic_updater.Updater(self, period=1.0)
+        self._updater.setHardwareID("bevstack")
+        self._updater.add("source", self._diagnose)
 
     def _open(self) -> Source:
         rig = self._p["rig_file"]
@@ -169,6 +182,19 @@ class CameraNode(Node):
         for thread in self._threads:
             thread.join(5.0)
         super().destroy_node()
+
+    def _diagnose(self, stat: Any) -> Any:
+        if self.error:
+            stat.summary(DiagnosticStatus.ERROR, f"source {self._p['source']}: {self.error}")
+        elif self.finished.is_set():
+            stat.summary(DiagnosticStatus.OK, "end of source")
+        elif self._threads:
+            stat.summary(DiagnosticStatus.OK, f"publishing {len(self._rig)} cameras of {self._source.name}")
+        else:
+            stat.summary(DiagnosticStatus.WARN, "not started")
+        stat.add("instants", str(self.instants_sent))
+        stat.add("frames", str(self.frames_sent))
+        return stat
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 

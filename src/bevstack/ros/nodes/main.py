@@ -45,7 +45,8 @@ def run_node(factory: Callable[[], Any], args: Sequence[str] | None = None) -> i
     A node has finished when its ``finished`` event is set and its parameter ``exit_when_finished`` is true.
 
     Returns:
-        0 after a signal or a finished source; 2 if the node refuses its parameters (one line on stderr).
+        0 after a signal or a finished source; 2 if the node refuses its parameters (one line on stderr), or could not start and
+        has nothing else to do (``fails_for_good``).
     """
     with no_keyboard_interrupt():
         init(args=list(sys.argv if args is None else [sys.argv[0], *args]))
@@ -63,8 +64,8 @@ def _run(factory: Callable[[], Any]) -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         start = getattr(node, "autostart", None)
-        if start is not None:
-            start()
+        if start is not None and not start() and getattr(node, "fails_for_good", False):
+            return 2
         while ok():
             executor.spin_once(timeout_sec=0.2)
             if getattr(node, "exit_now", False):
