@@ -68,8 +68,12 @@ def test_records_what_can_be_run_again(start: Any, random_weights: Path, tmp_pat
     assert counts["/bev_node/detections"] == 4
     assert counts["/bev_node/status"] == 4
     assert counts["/tf_static"] >= 1
-    out, _ = finish(start("run", "drive", *words))
+    with AnyReader([tmp_path / "drive"]) as reader:
+        # The drive's own time, however long it took: four instants, 0.25 s apart.
+        assert (reader.end_time - reader.start_time) / 1e9 == pytest.approx(0.75, abs=0.2)
+    out, err = finish(start("run", "drive", *words))
     assert "4 sent, 4 in, 4 out, 0 dropped" in out
+    assert "no ego motion" not in err
 
 
 @pytest.mark.parametrize("bag", ["scene0061_sample_mcap", pytest.param("scene0061_sample_sqlite3", marks=pytest.mark.slow)])

@@ -263,6 +263,8 @@ def graph(options: RunOptions) -> list[Any]:
             # Truth takes rendering time: in real time only where somebody looks at it.
             **({"truth_topic": "truth/detections"} if lockstep or options.view_port is not None or options.picture else {}),
         },
+        # A bag of recorded data lies on its own time, however fast it was worked on, so that it plays as it happened.
+        "recorder": {"timestamps": "header" if values["stamps"] == "source" and not live else "receive"},
         "viewer": {"port": options.view_port, "source": options.source},
     }
     nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
