@@ -380,6 +380,7 @@ class BevNode(LifecycleNode):
             if replaced is not None:
                 pipeline.lost(name, rig.reason(name))
             rig.resolve(name)
+            self._release(name)  # on another thread it may have become known between the two looks
             return
         self._submit(name, camera, message, pipeline)
 
@@ -391,6 +392,14 @@ class BevNode(LifecycleNode):
             return
         self.get_logger().info(f"{name}: calibration for {camera.width}x{camera.height} pixels")
         pipeline.forget()
+        self._release(name)
+
+    def _release(self, name: str) -> None:
+        """Send on the image that waited for its camera's calibration, if that is known now."""
+        pipeline, rig = self._pipeline, self._rig
+        camera = rig.camera(name) if rig is not None else None
+        if pipeline is None or camera is None:
+            return
         with self._held_lock:
             message = self._held.pop(name, None)
         if message is not None:
