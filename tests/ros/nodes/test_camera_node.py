@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,31 @@ def test_lockstep_loses_nothing(bench: Bench, model: FakeModel) -> None:
     until(lambda: bench.statuses and bench.statuses[-1].instants_out == 25, "the last status")
     assert bench.statuses[-1].frame_drop_ratio == 0
     np.testing.assert_allclose(slow.seen[3].frames["right"].T_world_ego[0, 3], (4 * PERIOD + 20_000_000) * 1e-9)
+
+
+@pytest.mark.parametrize("fault", ["broken", "missing"])
+def test_lockstep_over_frames_that_make_no_instant(bench: Bench, model: FakeModel, fault: str) -> None:
+    """A damaged picture, or none: the instant is given up, the source goes on at once instead of waiting for its timeout."""
+
+    class Damaged(TinySource):
+        def frames(self) -> Iterator[Frame]:
+            for frame in super().frames():
+                hit = frame.camera.name == "right" and frame.stamp // PERIOD in (3, 4)
+                if hit and fault == "broken":
+                    yield replace(frame, encoded=jpeg()[:300])
+                elif not hit:
+                    yield frame
+
+    bev = bench.add(bev_node(model, camera_timeout=5.0))
+    node = bench.add(camera_node(Damaged(8), lockstep=True, lockstep_timeout=100.0, wait_for_subscribers=1))
+    bench.start()
+    assert bev.autostart()
+    node.start()
+    assert node.finished.wait(40)
+    assert [s.stamp // PERIOD for s in model.seen] == [1, 2, 5, 6, 7, 8]
+    given_up = [s.reason for s in bench.statuses if not s.stages]
+    assert given_up
+    assert all("right" in reason or "left" in reason for reason in given_up)
 
 
 def test_lockstep_without_anybody_goes_on(bench: Bench) -> None:

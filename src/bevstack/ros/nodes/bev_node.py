@@ -53,6 +53,7 @@ from .rig import Rig
 from .topics import info_topic, sensor_qos
 from .worker import NewestWins
 
+_INCOMPLETE_AFTER = 0.3  # seconds without an image, and with nothing to do, after which an instant is given up
 _RANDOM = "random:"
 
 NUSCENES_CAMERAS = ["cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right"]
@@ -156,6 +157,8 @@ class BevNode(LifecycleNode):
         self._latency_ms = 0.0
         self._stages: Mapping[str, float] = {}
         self._last_result: float | None = None
+        self._newest: tuple[int, float] | None = None  # stamp and arrival (monotonic) of the newest image
+        self._answered: int | None = None  # newest stamp that a status message was about
         self._p = Parameters(self, PARAMETERS)
         self.cameras: tuple[str, ...] = tuple(self._p["cameras"])
         # tf is listened to from the start, so that a latched tree is there when the node is activated.
@@ -303,7 +306,7 @@ class BevNode(LifecycleNode):
                     qos,
                 ),
             ]
-        self._retry = self.create_timer(0.1, self._rig.resolve_all)
+        self._retry = self.create_timer(0.1, self._tick)
         self.get_logger().info(f"active: {len(self.cameras)} cameras, {p['model']} on {p['engine']}")
         return result
 
@@ -342,6 +345,7 @@ class BevNode(LifecycleNode):
             self.destroy_timer(self._retry)
         self._subscriptions_made.clear()
         self._held.clear()
+        self._newest = self._answered = None
         pipeline, self._pipeline = self._pipeline, None
         drawer, self._drawer = self._drawer, None
         if pipeline is not None and not pipeline.close():
@@ -372,6 +376,9 @@ class BevNode(LifecycleNode):
         pipeline, rig = self._pipeline, self._rig
         if pipeline is None or rig is None:
             return
+        stamp = convert.stamp_to_ns(message.header.stamp)
+        if self._newest is None or stamp > self._newest[0] or self._newest[0] - stamp > 1_000_000_000:
+            self._newest = (stamp, time.monotonic())
         camera = rig.camera(name)
         if camera is None:
             with self._held_lock:
@@ -383,6 +390,25 @@ class BevNode(LifecycleNode):
             self._release(name)  # on another thread it may have become known between the two looks
             return
         self._submit(name, camera, message, pipeline)
+
+    def _tick(self) -> None:
+        """Ten times a second: calibrations that were waiting for tf, and an answer to images that make no instant."""
+        pipeline, rig, newest = self._pipeline, self._rig, self._newest
+        if pipeline is None or rig is None:
+            return
+        rig.resolve_all()
+        if newest is None or newest[0] == self._answered:
+            return
+        # Whoever waits for an answer (lockstep) gets one, also if a frame was broken, refused, or never came.
+        patience = self._p["tf_timeout"] + 1.0 if self._held else _INCOMPLETE_AFTER
+        if pipeline.idle and time.monotonic() - newest[1] > patience:
+            self._answered = newest[0]
+            oldest = newest[0] - round(self._p["max_camera_time_diff"] * 1e9)
+            missing = [name for name, count in pipeline.counts().cameras.items() if (count.stamp or 0) < oldest]
+            why = [f"no image of {', '.join(missing)}"] if missing else []
+            why += [self._trouble(10.0)] if self._troubles else []
+            self._latency_ms = 0.0
+            self._publish_status(newest[0], {}, f"incomplete instant: {'; '.join(filter(None, why))}")
 
     def _calibrated(self, name: str) -> None:
         """A camera's calibration is known or has changed: the image that waited for it can go on."""
@@ -459,6 +485,7 @@ class BevNode(LifecycleNode):
         stages = {**result.stages, "publish": (now - started) * 1e3}
         self._stages = stages
         self._latency_ms = self._latency(stamp, result.arrived, now)
+        self._answered = max(frame.stamp for frame in result.frame_set.frames.values())
         self._publish_status(stamp, stages, reason)
 
     def _publish_status(self, stamp: int, stages: Mapping[str, float], reason: str) -> None:

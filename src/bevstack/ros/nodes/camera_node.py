@@ -336,7 +336,10 @@ class CameraNode(Node):
             self._stopping.wait(0.05)
 
     def _on_status(self, message: Message) -> None:
-        """The perception node has finished (or given up) the instant with this stamp, and all before it."""
+        """The perception node has finished (or given up) the instant with this stamp, and all before it.
+
+        An instant that is given up is answered with the stamp of its newest frame, which is not older than the reference's.
+        """
         done = convert.stamp_to_ns(message.header.stamp)
         with self._answered:
             while self._outstanding and self._outstanding[0] <= done:
