@@ -163,7 +163,7 @@ def test_a_signal_ends_a_node(start: Callable[..., Process], words: list[str], r
 def test_source_ends_the_launch(start: Callable[..., Process], tmp_path: Path) -> None:
     """The whole graph in one process; every instant is in the bag."""
     arguments = launch(
-        source=SMALL.format(seconds=2),
+        source=SMALL.format(seconds=1),
         model=MODEL,
         engine="torch",
         score_threshold=0.99,
