@@ -28,12 +28,15 @@ def ms(value: float) -> str:
 def headline(summary: Summary) -> str:
     """One line: how far, how fast, what was lost."""
     latency = summary.stages.get("latency")
+    waiting = (
+        "no result yet" if summary.instants_in else "no result yet: opening the model (its first use compiles, about a minute)"
+    )
     parts = [
         f"in {summary.instants_in}",
         f"out {summary.instants_out}",
         f"dropped {summary.instants_dropped}",
         f"{summary.rate:.1f} instants/s",
-        f"latency {ms(latency.p50)} ms" if latency else "no result yet",
+        f"latency {ms(latency.p50)} ms" if latency else waiting,
         f"boxes {summary.boxes}",
     ]
     return "  ".join(parts)
