@@ -53,7 +53,7 @@ from .rig import Rig
 from .topics import info_topic, sensor_qos
 from .worker import NewestWins
 
-_INCOMPLETE_AFTER = 0.3  # seconds without an image, and with nothing to do, after which an instant is given up
+_INCOMPLETE_AFTER = 1.0  # seconds without an image, and with nothing to do, after which an instant is given up
 _RANDOM = "random:"
 
 NUSCENES_CAMERAS = ["cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right"]
