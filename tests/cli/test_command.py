@@ -150,6 +150,7 @@ def test_sim_write_bag(tmp_path: Path) -> None:
     assert (tmp_path / "bag" / "metadata.yaml").exists()
 
 
+@pytest.mark.slow
 def test_doctor_reports_as_json() -> None:
     import json
 
