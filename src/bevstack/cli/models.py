@@ -165,7 +165,8 @@ def eval_fastbev(
             result = evaluate_source(model, data, engine, threads=threads, progress=advance)
         else:
             result = evaluate_simulated(model, numbers, engine, seconds=seconds, threads=threads, progress=advance)
-    Console().print(result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants"))
+    # Twelve columns do not fit 80 characters: a table that goes to a file or a narrow terminal keeps its numbers whole.
+    Console(width=max(Console().width, 110)).print(result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants"))
     if json_file is not None:
         result.save(json_file)
 
