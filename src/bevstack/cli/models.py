@@ -166,7 +166,9 @@ def eval_fastbev(
         else:
             result = evaluate_simulated(model, numbers, engine, seconds=seconds, threads=threads, progress=advance)
     # Twelve columns do not fit 80 characters: a table that goes to a file or a narrow terminal keeps its numbers whole.
-    Console(width=max(Console().width, 110)).print(result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants"))
+    Console(width=max(Console().width, 110)).print(
+        result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants")
+    )
     if json_file is not None:
         result.save(json_file)
 
