@@ -20,14 +20,17 @@ ANCHORS = torch.from_numpy(all_anchors(CONFIGS["fastbev-m0"]))
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, np.ndarray]:
-    with np.load(shared / "golden" / "fastbev" / "losses_m0.npz") as file:
+def reference(golden: Path) -> dict[str, np.ndarray]:
+    path = golden / "losses_m0.npz"
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in {golden}")
+    with np.load(path) as file:
         return dict(file)
 
 
-def maps(golden: dict[str, np.ndarray], case: str) -> list[torch.Tensor]:
+def maps(reference: dict[str, np.ndarray], case: str) -> list[torch.Tensor]:
     """Head maps of a case as (1, A, K) leaves (recipe: README of the golden folder, sections 6 and 7)."""
-    r = np.random.RandomState(int(golden[f"{case}.seed"]))
+    r = np.random.RandomState(int(reference[f"{case}.seed"]))
     raw = {
         "cls": -3 + r.standard_normal((80, 100, 100)),
         "reg": 0.2 * r.standard_normal((72, 100, 100)),
@@ -36,41 +39,41 @@ def maps(golden: dict[str, np.ndarray], case: str) -> list[torch.Tensor]:
     result = []
     for name, value in raw.items():
         flat = value.reshape(8, -1, 100, 100).transpose(2, 3, 0, 1).reshape(80_000, -1).astype(np.float32)
-        if f"{case}.override_anchor" in golden:
-            flat[golden[f"{case}.override_anchor"]] = golden[f"{case}.override_{name}"]
-        assert flat.sum(dtype=np.float64) == pytest.approx(float(golden[f"{case}.head_{name}_sum"]), rel=1e-9)
+        if f"{case}.override_anchor" in reference:
+            flat[reference[f"{case}.override_anchor"]] = reference[f"{case}.override_{name}"]
+        assert flat.sum(dtype=np.float64) == pytest.approx(float(reference[f"{case}.head_{name}_sum"]), rel=1e-9)
         result.append(torch.from_numpy(flat)[None].requires_grad_())
     return result
 
 
-def truth(golden: dict[str, np.ndarray]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    return [torch.from_numpy(golden["gt_boxes"])], [torch.from_numpy(golden["gt_labels"]).long()]
+def truth(reference: dict[str, np.ndarray]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [torch.from_numpy(reference["gt_boxes"])], [torch.from_numpy(reference["gt_labels"]).long()]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_gradients_equal_the_reference(golden: dict[str, np.ndarray], case: str) -> None:
-    heads = maps(golden, case)
-    bags = [torch.from_numpy(golden["bag_index"]).long()]
-    losses = free_anchor_losses(*heads, ANCHORS, *truth(golden), bags=bags)
-    assert losses.positive.item() == pytest.approx(float(golden[f"{case}.positive_bag_loss"]), rel=1e-4)
-    assert losses.negative.item() == pytest.approx(float(golden[f"{case}.negative_bag_loss"]), rel=1e-4)
-    np.testing.assert_allclose(losses.per_box.detach().numpy(), golden[f"{case}.per_gt_positive"], atol=1e-4)
+def test_losses_and_gradients_equal_the_reference(reference: dict[str, np.ndarray], case: str) -> None:
+    heads = maps(reference, case)
+    bags = [torch.from_numpy(reference["bag_index"]).long()]
+    losses = free_anchor_losses(*heads, ANCHORS, *truth(reference), bags=bags)
+    assert losses.positive.item() == pytest.approx(float(reference[f"{case}.positive_bag_loss"]), rel=1e-4)
+    assert losses.negative.item() == pytest.approx(float(reference[f"{case}.negative_bag_loss"]), rel=1e-4)
+    np.testing.assert_allclose(losses.per_box.detach().numpy(), reference[f"{case}.per_gt_positive"], atol=1e-4)
     losses.total.backward()
     for name, head in zip(("cls", "reg", "dir"), heads):
         assert head.grad is not None
         grad = head.grad[0].numpy().reshape(100, 100, -1).transpose(2, 0, 1).reshape(-1)
-        norm = float(golden[f"{case}.grad_{name}.norm"])
+        norm = float(reference[f"{case}.grad_{name}.norm"])
         assert np.linalg.norm(grad.astype(np.float64)) == pytest.approx(norm, rel=1e-5)
-        error = np.abs(grad[golden[f"{case}.grad_{name}.idx"]] - golden[f"{case}.grad_{name}.val"]).max()
+        error = np.abs(grad[reference[f"{case}.grad_{name}.idx"]] - reference[f"{case}.grad_{name}.val"]).max()
         assert error / norm < 1e-5
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_own_bags_agree_where_they_are_unique(golden: dict[str, np.ndarray], case: str) -> None:
-    losses = free_anchor_losses(*maps(golden, case), ANCHORS, *truth(golden))
-    assert losses.positive.item() == pytest.approx(float(golden[f"{case}.positive_bag_loss"]), rel=1e-2)
-    unique = ~golden["bag_tie_at_cut"]
-    np.testing.assert_allclose(losses.per_box.detach().numpy()[unique], golden[f"{case}.per_gt_positive"][unique], atol=1e-4)
+def test_own_bags_agree_where_they_are_unique(reference: dict[str, np.ndarray], case: str) -> None:
+    losses = free_anchor_losses(*maps(reference, case), ANCHORS, *truth(reference))
+    assert losses.positive.item() == pytest.approx(float(reference[f"{case}.positive_bag_loss"]), rel=1e-2)
+    unique = ~reference["bag_tie_at_cut"]
+    np.testing.assert_allclose(losses.per_box.detach().numpy()[unique], reference[f"{case}.per_gt_positive"][unique], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +88,14 @@ def test_own_bags_agree_where_they_are_unique(golden: dict[str, np.ndarray], cas
     ],
     ids=lambda c: next(iter(c)),
 )
-def test_wrong_constants_are_noticed(golden: dict[str, np.ndarray], change: dict[str, float]) -> None:
+def test_wrong_constants_are_noticed(reference: dict[str, np.ndarray], change: dict[str, float]) -> None:
     options = replace(FreeAnchorOptions(), **change)
-    bags = [torch.from_numpy(golden["bag_index"]).long()]
+    bags = [torch.from_numpy(reference["bag_index"]).long()]
     with torch.no_grad():
-        losses = free_anchor_losses(*maps(golden, "structured"), ANCHORS, *truth(golden), bags=bags, options=options)
+        losses = free_anchor_losses(*maps(reference, "structured"), ANCHORS, *truth(reference), bags=bags, options=options)
     errors = [
-        abs(losses.positive.item() / float(golden["structured.positive_bag_loss"]) - 1),
-        abs(losses.negative.item() / float(golden["structured.negative_bag_loss"]) - 1),
+        abs(losses.positive.item() / float(reference["structured.positive_bag_loss"]) - 1),
+        abs(losses.negative.item() / float(reference["structured.negative_bag_loss"]) - 1),
     ]
     assert max(errors) > 1e-3
 
