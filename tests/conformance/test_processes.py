@@ -79,6 +79,8 @@ def start() -> Iterator[Callable[..., Program]]:
 
 
 _SPINNING = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with SIGINT ignored
     from bevstack.ros import runtime as ros
     from std_msgs.msg import String
     ros.init()
