@@ -2,7 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-BENCH := sim decode lift bev transport
+BENCH := sim decode dispatch lift bev transport transport_nodes
 
 .PHONY: demo test test-all lint bench clean
 demo: $(STAMP)
