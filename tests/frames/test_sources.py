@@ -44,6 +44,11 @@ def film(path: Path, frames: int = 12, rate: float = 10.0, size: tuple[int, int]
         ("97", "there is no camera /dev/video97"),
         ("sim:seed", "'seed' is not key=value; for example sim:seed=1,duration=30"),
         ("sim:sed=1", "option 'sed' is unknown: use seed, "),
+        ("sim:seed=x", "seed is 'x'; it takes a whole number"),
+        ("sim:seed=1.5", "seed is '1.5'; it takes a whole number"),
+        ("sim:rate=true", "rate is 'true'; it takes a number"),
+        ("sim:jpeg=3", "jpeg is '3'; it takes true or false"),
+        ("sim:seed=[", "the value of seed, '[', cannot be read"),
         ("file:///nowhere", "does not exist"),
     ],
 )

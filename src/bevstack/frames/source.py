@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -185,7 +186,7 @@ def open_source(
     if text == "pattern" or text.startswith("pattern:"):
         from .pattern import PatternSource
 
-        pattern: Source = _call_plain(PatternSource, text, {**_pairs(text), **options})
+        pattern: Source = _call_plain(PatternSource, text, {**_pairs(text, PatternSource), **options})
         return pattern
     options = _with_sync(options)
     chosen = entries or None
@@ -259,7 +260,7 @@ def _open_rig(path: Path, entries: dict[str, RigEntry], options: dict[str, Any])
 def _open_simulation(text: str, entries: dict[str, RigEntry], options: dict[str, Any]) -> Source:
     from .sim import SimulatedDrive
 
-    values: dict[str, Any] = {"seed": 0, **_pairs(text), **options}
+    values: dict[str, Any] = {"seed": 0, **_pairs(text, SimulatedDrive), **options}
     if entries:
         values["cameras"] = {name: camera for name, entry in entries.items() if (camera := entry.camera()) is not None}
         if len(values["cameras"]) != len(entries):
@@ -269,16 +270,31 @@ def _open_simulation(text: str, entries: dict[str, RigEntry], options: dict[str,
     return drive
 
 
-def _pairs(text: str) -> dict[str, Any]:
-    """``sim:a=1,b=x`` to {"a": 1, "b": "x"}."""
+_WANTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+}
+
+
+def _pairs(text: str, kind: type) -> dict[str, Any]:
+    """``sim:a=1,b=x`` to {"a": 1, "b": "x"}; numbers and switches are checked against the annotations of ``kind``'s constructor."""
     import yaml
 
+    annotations = inspect.get_annotations(kind.__init__)  # type: ignore[misc]
     values: dict[str, Any] = {}
     for part in filter(None, text.partition(":")[2].split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise SourceError(f"source {text!r}: {part!r} is not key=value; for example sim:seed=1,duration=30")
-        values[key.strip()] = yaml.safe_load(value)
+        key = key.strip()
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SourceError(f"source {text!r}: the value of {key}, {value!r}, cannot be read") from error
+        types, wanted = _WANTED.get(str(annotations.get(key)), ((object,), ""))
+        if not isinstance(values[key], types) or (isinstance(values[key], bool) and bool not in types and object not in types):
+            raise SourceError(f"source {text!r}: {key} is {value!r}; it takes {wanted}")
     return values
 
 
