@@ -278,7 +278,7 @@ _WANTED: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def _pairs(text: str, kind: type) -> dict[str, Any]:
-    """``sim:a=1,b=x`` to {"a": 1, "b": "x"}; numbers and switches are checked against the annotations of ``kind``'s constructor."""
+    """``sim:a=1,b=x`` to {"a": 1, "b": "x"}. Numbers and switches are checked against the annotations of ``kind.__init__``."""
     import yaml
 
     annotations = inspect.get_annotations(kind.__init__)  # type: ignore[misc]
@@ -316,7 +316,6 @@ def _call(kind: Any, where: Any, cameras: dict[str, RigEntry] | None, options: d
 
 
 def _call_plain(kind: Any, where: Any, options: Mapping[str, Any], *arguments: Any) -> Any:
-    import inspect
 
     accepted = inspect.signature(kind).parameters
     for key in options:
