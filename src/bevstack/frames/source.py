@@ -316,7 +316,6 @@ def _call(kind: Any, where: Any, cameras: dict[str, RigEntry] | None, options: d
 
 
 def _call_plain(kind: Any, where: Any, options: Mapping[str, Any], *arguments: Any) -> Any:
-
     accepted = inspect.signature(kind).parameters
     for key in options:
         if key not in accepted:
