@@ -246,6 +246,7 @@ class CameraNode(Node):
         rate, shift = float(self._p["rate"]), 0
         began: tuple[float, int] | None = None
         previous: int | None = None
+        instant: set[str] = set()  # cameras of the instant that is being sent
         while not self._stopping.is_set():
             try:
                 item = ready.get(timeout=0.1)
@@ -264,8 +265,13 @@ class CameraNode(Node):
             reference = frame.camera.name == (self._rig[0] if self._rig else frame.camera.name)
             if rate > 0:
                 self._stopping.wait(max(0.0, began[0] + (frame.stamp - began[1]) / 1e9 / rate - time.monotonic()))
-            if reference and self._lockstep:
-                self._wait_for_answers(self._p["lockstep_window"] - 1)
+            if frame.camera.name in instant:
+                # The first frame of the next instant, which need not be the reference's: were it sent now, it could take the
+                # place of this camera's last frame before that was looked at.
+                instant.clear()
+                if self._lockstep:
+                    self._wait_for_answers(self._p["lockstep_window"] - 1)
+            instant.add(frame.camera.name)
             if self._stopping.is_set():
                 return
             self._send(frame, stamp, image, encoded)

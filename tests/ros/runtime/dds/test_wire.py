@@ -324,8 +324,8 @@ def test_a_service_answers_each_client_alone(open_wires: Callable[[], DdsWire]) 
         clients.append(client)
     for client in clients:
         eventually(client.server_is_ready, "service")
-    assert server.remote_clients() == 2
-    assert first_wire.service_names_and_types() == {"/set": {SET_BOOL}}
+    eventually(lambda: server.remote_clients() == 2)
+    eventually(lambda: first_wire.service_names_and_types() == {"/set": {SET_BOOL}})
     assert first_wire.topic_names_and_types() == {}
     assert clients[0].request(serialize_message(service.Request(data=True))) == 1
     assert clients[0].request(serialize_message(service.Request(data=False))) == 2
