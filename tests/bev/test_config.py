@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,11 @@ def test_m0_has_the_official_names_and_shapes(shared: Path) -> None:
     assert {k: "x".join(map(str, v.shape)) or "scalar" for k, v in state.items()} == listed
 
 
-def test_nano_is_small() -> None:
-    assert complexity(CONFIGS["fastbev-nano"]).total < 3e9
+def test_the_light_rungs_are_light_and_differ_in_their_images_only() -> None:
+    micro, nano = CONFIGS["fastbev-micro"], CONFIGS["fastbev-nano"]
+    assert complexity(micro).total < 2.5e9
+    assert complexity(nano).total < 4e9
+    assert replace(nano, name=micro.name, image_hw=micro.image_hw) == micro
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -69,7 +73,7 @@ def test_foreign_json_is_refused_in_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("change", [{"surprise": 1}, {"grid": {"m": 3}}, {"backbone": 5}])
 def test_configs_of_another_version_are_refused(change: dict[str, object]) -> None:
-    values = {**json.loads(CONFIGS["fastbev-nano"].to_json()), **change}
+    values = {**json.loads(CONFIGS["fastbev-micro"].to_json()), **change}
     with pytest.raises(CheckpointError, match="cannot be read"):
         FastBEVConfig.from_json(json.dumps(values))
 

@@ -24,7 +24,7 @@ from bevstack.geometry import Boxes3D, Camera, pose
 from bevstack.nn.seed import seed_everything
 
 SMALL = replace(
-    CONFIGS["fastbev-nano"],
+    CONFIGS["fastbev-micro"],
     name="fastbev-small",
     image_hw=(64, 176),
     grid=VoxelGrid((50, 50, 4), (2.0, 2.0, 1.5)),

@@ -15,7 +15,8 @@ from bevstack.bev.preprocess import fit, image_transform, normalise
         ("fastbev-m0", (704, 396), 70),
         ("fastbev-m4", (880, 495), 87),
         ("fastbev-m5", (1408, 792), 140),
-        ("fastbev-nano", (352, 198), 35),
+        ("fastbev-micro", (352, 198), 35),
+        ("fastbev-nano", (528, 297), 52),
     ],
 )
 def test_published_crops(rung: str, resized: tuple[int, int], top: int) -> None:
@@ -27,7 +28,7 @@ def test_published_crops(rung: str, resized: tuple[int, int], top: int) -> None:
     ("width", "height"), [(1600, 900), (1280, 720), (960, 540), (1920, 1200), (640, 480), (1600, 400), (352, 128)]
 )
 def test_any_camera_size_fills_the_input(width: int, height: int) -> None:
-    config = CONFIGS["fastbev-nano"]
+    config = CONFIGS["fastbev-micro"]
     transform = image_transform(width, height, config)
     assert transform.resized[0] == config.image_hw[1]
     image = np.full((height, width, 3), 200, np.uint8)
@@ -46,7 +47,7 @@ def test_matrix_maps_pixels_to_the_input() -> None:
 
 
 def test_an_image_decoded_smaller_lands_in_the_same_place() -> None:
-    config = CONFIGS["fastbev-nano"]
+    config = CONFIGS["fastbev-micro"]
     image = np.zeros((900, 1600, 3), np.uint8)
     image[400:500, 700:900] = 255
     transform = image_transform(1600, 900, config)
@@ -57,7 +58,7 @@ def test_an_image_decoded_smaller_lands_in_the_same_place() -> None:
 
 
 def test_normalise() -> None:
-    config = CONFIGS["fastbev-nano"]
+    config = CONFIGS["fastbev-micro"]
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[..., 0] = 255
     planes = normalise(image, config)

@@ -13,7 +13,7 @@ COMPILED = (_copy_rows, _fill_table, _suppress, _suppress_circles)
 
 
 def test_hot_loops_are_compiled_before_the_first_instant() -> None:
-    model = FastBEV(CONFIGS["fastbev-nano"], "torch", threads=1)
+    model = FastBEV(CONFIGS["fastbev-micro"], "torch", threads=1)
     before = [len(f.signatures) for f in COMPILED]
     assert all(before)
     with SimulatedDrive(1, duration=0.3, image_width=400) as drive:

@@ -17,7 +17,7 @@ from bevstack.frames.rectify import undistorted
 from bevstack.frames.sim.rig import nuscenes_rig
 from bevstack.geometry import Camera, pose, rotation_rpy, rotation_z, transform_points
 
-NANO = CONFIGS["fastbev-nano"]
+NANO = CONFIGS["fastbev-micro"]
 
 
 def rig(width: int = 1600) -> list[Camera]:

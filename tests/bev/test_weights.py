@@ -22,7 +22,7 @@ from bevstack.nn.seed import seed_everything
 
 # The official structure, small enough to write many times.
 TINY = replace(
-    CONFIGS["fastbev-nano"],
+    CONFIGS["fastbev-micro"],
     name="fastbev-tiny",
     image_hw=(32, 64),
     grid=VoxelGrid((8, 8, 2), (12.5, 12.5, 3.0)),

@@ -15,7 +15,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fastbev-nano with untrained weights: everything runs, nothing is found."""
+    """fastbev-micro with untrained weights: everything runs, nothing is found."""
     torch = pytest.importorskip("torch", reason="making test weights needs torch")
     from bevstack.bev.config import CONFIGS
     from bevstack.bev.network import FastBEVNet
@@ -23,7 +23,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_weights(path, FastBEVNet(CONFIGS["fastbev-nano"]).eval(), {"origin": "untrained, for tests"})
+    save_weights(path, FastBEVNet(CONFIGS["fastbev-micro"]).eval(), {"origin": "untrained, for tests"})
     return path
 
 

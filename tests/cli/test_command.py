@@ -59,7 +59,7 @@ def test_usage_errors() -> None:
 
 
 def test_bad_source_lists_what_is_accepted(tmp_path: Path) -> None:
-    line = refused(bevstack("run", str(tmp_path / "nowhere.mcap"), "--model", "random:fastbev-nano"))
+    line = refused(bevstack("run", str(tmp_path / "nowhere.mcap"), "--model", "random:fastbev-micro"))
     assert "nowhere.mcap" in line
     assert "accepted" in line
 
@@ -95,7 +95,7 @@ def test_bad_values(words: list[str], said: str) -> None:
 
 
 def test_lockstep_with_a_live_camera() -> None:
-    assert "live" in refused(bevstack("run", "/dev/video0", "--lockstep", "--model", "random:fastbev-nano"))
+    assert "live" in refused(bevstack("run", "/dev/video0", "--lockstep", "--model", "random:fastbev-micro"))
 
 
 def test_launch_without_such_a_graph() -> None:

@@ -62,7 +62,7 @@ def test_a_bag_is_a_folder(given: str, written: str) -> None:
 def test_a_bag_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "drive").mkdir()
     with pytest.raises(BevstackError, match="exists already"):
-        check(RunOptions("sim", model="random:fastbev-nano", record=tmp_path / "drive.mcap"))
+        check(RunOptions("sim", model="random:fastbev-micro", record=tmp_path / "drive.mcap"))
 
 
 def by_name(options: RunOptions) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from rosbags.rosbag2 import Reader
 
 TOP = Path(__file__).resolve().parents[2]
-MODEL = "random:fastbev-nano"
+MODEL = "random:fastbev-micro"
 SMALL = "pattern:width=160,rate=5,duration={seconds}"
 
 

@@ -14,7 +14,7 @@ from bevstack.learn import simulated
 
 # Widths are multiples of 8: torch 2.13 (CPU) corrupts its heap in the backward pass of strided 1x1 convolutions of 6 channels.
 TINY = replace(
-    CONFIGS["fastbev-nano"],
+    CONFIGS["fastbev-micro"],
     name="tiny",
     image_hw=(32, 88),
     backbone=BackboneConfig("basic", (8, 8), (8, 8, 8, 16), (1, 1, 1, 1)),

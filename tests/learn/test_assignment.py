@@ -18,7 +18,7 @@ from bevstack.learn.assignment import TYPICAL_SIZES, DenseAssignmentLoss, Sample
 from bevstack.learn.coding import direction_bin, encode
 from bevstack.learn.nuscenes_metrics import score_detections
 
-CONFIG = CONFIGS["fastbev-nano"]
+CONFIG = CONFIGS["fastbev-micro"]
 ANCHORS = torch.from_numpy(all_anchors(CONFIG)).reshape(-1, CONFIG.anchors.per_cell, 9)
 
 

@@ -59,7 +59,7 @@ def test_a_nuscenes_sample_can_be_scored(shared: Path) -> None:
     found = sorted(shared.glob("data/**/sample.json"))
     if not found:
         pytest.skip("no sample.json below the shared data folder")
-    net = FastBEVNet(CONFIGS["fastbev-nano"]).eval()
+    net = FastBEVNet(CONFIGS["fastbev-micro"]).eval()
     result = evaluate_source(net, str(found[0]), "torch", threads=1)
     assert result.instants == 1
     assert sum(c.truths for c in result.classes) > 10

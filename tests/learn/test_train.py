@@ -133,3 +133,16 @@ def test_unusable_requests_are_refused_in_one_line(tiny: FastBEVConfig, tmp_path
     other.save(tmp_path / "checkpoint.pt")
     with pytest.raises(TrainingError, match="another model configuration"):
         Trainer(options(replace(tiny, neck_channels=6), tmp_path)).load(tmp_path / "checkpoint.pt")
+
+
+def test_a_run_starts_from_other_weights_of_the_same_shapes(tiny: FastBEVConfig, tmp_path: Path, batches: list[Batch]) -> None:
+    first = Trainer(options(tiny, tmp_path))
+    first.step(batches[0])
+    given = train.write_weights(first, tmp_path / "given.safetensors")
+    larger = Trainer(options(replace(tiny, name="larger", image_hw=(64, 176)), tmp_path, init=given, lanes=2))
+    expected = load_weights(given).state_dict()
+    for lane in larger.lanes:
+        assert same(expected, lane.net.state_dict())
+    assert same(expected, larger.average.state)
+    with pytest.raises(TrainingError, match=r"given\.safetensors does not fit tiny: .*size mismatch"):
+        Trainer(options(replace(tiny, neck_channels=16), tmp_path, init=given))

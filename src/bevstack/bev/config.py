@@ -248,10 +248,10 @@ _M4 = replace(
     grid=VoxelGrid((250, 250, 6), (0.4, 0.4, 1.0)),
     encoder=EncoderConfig("m2bev", fuse=384, channels=256, layers=6),
 )
-# Made for CPUs: same contract, anchors and post-processing; two instants, 1 m voxels, a pyramid in place of the wide encoder.
+# Made for CPUs: same contract and anchors; two instants, 1 m voxels, a pyramid in place of the wide encoder.
 _NANO = FastBEVConfig(
     name="fastbev-nano",
-    image_hw=(128, 352),
+    image_hw=(192, 528),
     backbone=BackboneConfig("basic", (16, 24), (24, 48, 96, 160), (1, 1, 2, 1)),
     neck="topdown_sum",
     neck_channels=32,
@@ -273,6 +273,7 @@ _NANO = FastBEVConfig(
 CONFIGS: dict[str, FastBEVConfig] = {
     c.name: c
     for c in (
+        replace(_NANO, name="fastbev-micro", image_hw=(128, 352)),
         _NANO,
         _M0,
         replace(_M0, name="fastbev-m1", image_hw=(320, 880)),

@@ -94,6 +94,9 @@ def train_fastbev(
         int | None, typer.Option(help="Threads of torch inside an operation; default 1 with several lanes.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+    init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
+    freeze: Annotated[float, typer.Option(help="Share of the budget after which batch norms keep their statistics.")] = 0.55,
+    first_drive: Annotated[int, typer.Option(help="Smallest seed of the training drives.")] = 10_000,
 ) -> None:
     """Train Fast-BEV on simulated drives. Ctrl-C loses at most the time since the last checkpoint (--resume)."""
     from bevstack.learn.train import TrainOptions
@@ -112,6 +115,9 @@ def train_fastbev(
         lanes=lanes,
         threads=threads,
         resume=resume,
+        init=init,
+        freeze=freeze,
+        first_drive=first_drive,
     )
     print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True)))
 

@@ -61,6 +61,8 @@ class TrainOptions:
             which it will be used: the few, similar instants of a step give poor ones.
         drives: how many drives take turns (``bevstack.learn.simulated``).
         ema: decay of the averaged weights, which are what a run produces.
+        init: weights file to start from instead of random weights; any rung whose tensors have the same names and shapes, for
+            example one with another image size.
     """
 
     output: Path
@@ -87,6 +89,7 @@ class TrainOptions:
     log_every: int = 20
     checkpoint_minutes: float = 4.0
     resume: bool = False
+    init: Path | None = None
 
     def network(self) -> FastBEVConfig:
         if self.config is not None:
@@ -173,6 +176,8 @@ class Trainer:
         if options.loss == "dense":
             silence_unused(self.net, self.config)
             self.dense = DenseAssignmentLoss(self.config, anchors)
+        if options.init is not None and not options.resume:
+            start_from(self.net, options.init)
         self.perspective = PerspectiveHead(self.config) if options.perspective > 0 else None
         self.lanes = [_Lane(self.net, self.perspective)]
         self.lanes += [self.lanes[0].twin() for _ in range(options.lanes - 1)]
@@ -329,6 +334,22 @@ class Trainer:
         net = FastBEVNet(self.config)
         net.load_state_dict(self.average.state)
         return net.eval()
+
+
+def start_from(net: FastBEVNet, weights: Path) -> None:
+    """Copies another rung's tensors into ``net``.
+
+    Raises:
+        TrainingError: names or shapes differ.
+        CheckpointError: the file cannot be read.
+    """
+    from bevstack.bev.weights import load_weights
+
+    try:
+        net.load_state_dict(load_weights(weights).state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"{weights} does not fit {net.config.name}: {reason}") from error
 
 
 @torch.no_grad()
