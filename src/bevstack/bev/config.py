@@ -16,6 +16,7 @@ import numpy as np
 
 from bevstack.errors import CheckpointError
 from bevstack.geometry import DETECTION_CLASSES, Matrix
+from bevstack.nn.superblocks import SuperBlockConfig
 
 # Rig order of the released weights and of the simulated drive; where cameras overlap, the order decides.
 CAMERA_ORDER = ("cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right")
@@ -123,6 +124,7 @@ class FastBEVConfig:
     Attributes:
         image_hw: network input per camera: an image is resized to this width, then cropped (vertically centred) to the height.
         lift_stride: input pixels per cell of the lifted feature map.
+        backbone: a residual one, or a structure that `bevstack search backbone` found.
         neck: "fpn_concat" (released: FPN, bilinear concatenation, 3x3 fusion) or "topdown_sum".
         times: ages in seconds of the instants that are lifted, current first.
         overlap: which camera, in rig order, owns a voxel that several see. Released weights were trained with "last".
@@ -132,7 +134,7 @@ class FastBEVConfig:
 
     name: str
     image_hw: tuple[int, int]
-    backbone: BackboneConfig
+    backbone: BackboneConfig | SuperBlockConfig
     neck: Literal["fpn_concat", "topdown_sum"]
     neck_channels: int
     grid: VoxelGrid
@@ -221,8 +223,14 @@ def _build(kind: type, values: dict[str, Any]) -> object:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown entries {unknown}")
-    parts = {k: _build(_NESTED[k], dict(v)) if k in _NESTED else _tuples(v) for k, v in values.items()}
+    parts = {k: _part(k, v) for k, v in values.items()}
     return kind(**parts)
+
+
+def _part(key: str, value: Any) -> Any:
+    if key == "backbone" and "blocks" in value:
+        return SuperBlockConfig.from_dict(value)
+    return _build(_NESTED[key], dict(value)) if key in _NESTED else _tuples(value)
 
 
 _R18 = BackboneConfig("basic", (64,), (64, 128, 256, 512), (2, 2, 2, 2))

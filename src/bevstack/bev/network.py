@@ -15,6 +15,8 @@ from torch.nn.functional import interpolate
 from bevstack.nn.fpn import FPN, TopDownSum
 from bevstack.nn.layers import ConvBN, ResidualBlock
 from bevstack.nn.resnet import ResNet
+from bevstack.nn.searched import SearchedBackbone
+from bevstack.nn.superblocks import SuperBlockConfig
 
 from .config import EncoderConfig, FastBEVConfig, VoxelGrid
 from .lift import fold_height, lift_rows
@@ -129,7 +131,11 @@ class FastBEVNet(nn.Module):
         super().__init__()
         self.config = config
         b = config.backbone
-        self.backbone = ResNet(b.block, b.stem, b.widths, b.depths)
+        self.backbone: ResNet | SearchedBackbone
+        if isinstance(b, SuperBlockConfig):
+            self.backbone = SearchedBackbone(b)
+        else:
+            self.backbone = ResNet(b.block, b.stem, b.widths, b.depths)
         channels = config.neck_channels
         if config.neck == "fpn_concat":
             self.neck: nn.Module = FPN(self.backbone.outputs, channels)
