@@ -21,3 +21,7 @@ class CheckpointError(BevstackError):
 
 class EngineError(BevstackError):
     """A network cannot be exported, loaded or run by the chosen engine."""
+
+
+class BitstreamError(BevstackError):
+    """A compressed stream is damaged, truncated, of another version, or larger than the reader's limits."""
