@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,3 +222,18 @@ def test_a_node_that_refuses_its_parameters_ends_the_launch(start: Callable[...,
     assert process.end() == 2, process.said
     assert "sync is 'luck'" in process.said
     assert "Traceback" not in process.said
+
+
+@pytest.mark.wire
+def test_run_on_live_topics(start: Callable[..., Process]) -> None:
+    """``bevstack run ros:`` beside cameras of another process."""
+    if not has_wire():
+        pytest.skip("the Cyclone DDS library is not there: pip install cyclonedds==11.0.1")
+    cameras = start(*node("camera_node", source=f'"{SMALL.format(seconds=600)}"', stamps="now"))
+    cameras.wait_for("publishing 6 cameras")
+    run = start("bevstack.cli.main", "run", "ros:timeout=20", "--model", MODEL, "--engine", "torch", "--duration", "2")
+    assert run.end(patience=100) == 0, run.said
+    assert "source ros:timeout=20" in run.said
+    counted = re.search(r"instants: (\d+) in, (\d+) out", run.said)
+    assert counted is not None, run.said
+    assert int(counted[2]) > 0

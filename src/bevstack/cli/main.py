@@ -48,7 +48,8 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="sim:seed=1,duration=30, a rosbag2 folder, .mcap or .db3 file, a video, /dev/video0, a nuScenes folder."
+            help="sim:seed=1,duration=30, a rosbag2 folder, .mcap or .db3 file, a video, /dev/video0, a nuScenes folder, "
+            "ros: (live topics)."
         ),
     ],
     model: Model = "fastbev-nano",

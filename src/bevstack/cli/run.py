@@ -18,7 +18,7 @@ from bevstack.errors import BevstackError, SourceError
 from .report import print_summary, progress
 from .statistics import Summary
 
-LIVE_PREFIXES = ("v4l2:", "/dev/", "rtsp://", "http://", "https://", "udp://", "tcp://")
+LIVE_PREFIXES = ("ros:", "v4l2:", "/dev/", "rtsp://", "http://", "https://", "udp://", "tcp://")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,13 @@ class RunOptions:
 
     @property
     def live(self) -> bool:
-        """The source is a device or a stream: it does not wait."""
-        return self.source.startswith(LIVE_PREFIXES) or self.source.isdigit()
+        """The source is a device, a stream or a running ROS graph: it does not wait."""
+        return self.source.startswith(LIVE_PREFIXES) or self.source.isdigit() or self.topics
+
+    @property
+    def topics(self) -> bool:
+        """The cameras are nodes of other processes: nothing has to be published here."""
+        return self.source == "ros" or self.source.startswith("ros:")
 
 
 def run(options: RunOptions, console: Console | None = None) -> Summary:
@@ -73,7 +78,7 @@ def run(options: RunOptions, console: Console | None = None) -> Summary:
     """
     out = console or Console()
     check(options)
-    if not options.wire:
+    if not options.wire and not options.topics:
         stay_inside()
     nodes = graph(options)
     from bevstack.ros.launcher import run_nodes
@@ -206,8 +211,27 @@ def bag_path(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".mcap", ".db3") else path
 
 
-def probe(options: RunOptions) -> tuple[list[str], float | None, bool]:
-    """The source's cameras, in rig order, its instants per second where known, and whether it is live; fails early.
+@dataclass(frozen=True)
+class Probe:
+    """What a short look at a source tells.
+
+    Attributes:
+        cameras: names, in rig order.
+        rate: instants per second, where known.
+        live: it does not wait.
+        arguments: launch arguments that say where its topics are; empty if its frames are published by this run.
+        frames: parameters of bev_node that name its frames, where they are not the defaults.
+    """
+
+    cameras: list[str]
+    rate: float | None
+    live: bool
+    arguments: dict[str, str]
+    frames: dict[str, str]
+
+
+def probe(options: RunOptions) -> Probe:
+    """Looks at the source; fails early.
 
     Raises:
         SourceError: nothing there, nothing known, or no cameras in it.
@@ -222,11 +246,26 @@ def probe(options: RunOptions) -> tuple[list[str], float | None, bool]:
         with open_source(options.source, rig=options.rig) as source:
             names, rate = list(source.cameras), source.rate
             live = options.live or isinstance(source, DeviceSource)
+            arguments, frames = _topics(source) if options.topics else ({}, {})
     finally:
         logger.setLevel(level)
     if not names:
         raise SourceError(f"source {options.source} has no cameras")
-    return names, rate, live
+    return Probe(names, rate, live, arguments, frames)
+
+
+def _topics(source: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Launch arguments and frame names with which the nodes subscribe to what a ``ros.source.TopicSource`` has found."""
+    if running := source.others("bev_node"):
+        raise SourceError(
+            f"{running[0]} runs already and its results would mix with those of this run: stop it, or use another ROS_DOMAIN_ID"
+        )
+    forms = set(source.transports.values())
+    if len(forms) > 1:
+        mixed = ", ".join(f"{name} {form}" for name, form in source.transports.items())
+        raise SourceError(f"ros: cameras publish in different forms ({mixed}): choose with ros:transport=raw or compressed")
+    arguments = {"source": "", "image_topic_template": source.template, "image_transport": forms.pop()}
+    return arguments, {"base_frame": source.base_frame, "odom_frame": source.world_frame, "output_frame": source.base_frame}
 
 
 def graph(options: RunOptions) -> list[Any]:
@@ -237,11 +276,12 @@ def graph(options: RunOptions) -> list[Any]:
 
     if options.lockstep and options.live:
         raise BevstackError(f"source {options.source} is live and cannot wait: leave --lockstep out")
-    names, source_rate, live = probe(options)
+    seen = probe(options)
+    source_rate, live = seen.rate, seen.live
     lockstep = not live if options.lockstep is None else options.lockstep
     values = {
         "source": options.source,
-        "cameras": ",".join(names),
+        "cameras": ",".join(seen.cameras),
         "rig_file": str(options.rig) if options.rig else "",
         "model": options.model,
         "engine": options.engine,
@@ -253,10 +293,14 @@ def graph(options: RunOptions) -> list[Any]:
         # In real time the stamps are those of now, so that latency is what a vehicle would see.
         "stamps": "source" if lockstep or live else "now",
         "log_level": options.log_level,
+        **seen.arguments,
     }
     extra: dict[str, dict[str, Any]] = {
         # A camera counts as silent after three periods: at 2 Hz that is later than the node's default.
-        "bev_node": {"camera_timeout": min(60.0, max(0.5, 3.0 / source_rate))} if source_rate else {},
+        "bev_node": {
+            **({"camera_timeout": min(60.0, max(0.5, 3.0 / source_rate))} if source_rate else {}),
+            **seen.frames,
+        },
         # The first instant may wait for the engine to warm up.
         "camera_node": {
             **({"lockstep_timeout": 60.0} if lockstep else {}),

@@ -22,8 +22,9 @@ logger = logging.getLogger("bevstack.frames")
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mjpeg", ".h264", ".ts")
 ACCEPTED = (
-    "sim:seed=1,duration=30; a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; rtsp:// or http://; "
-    "a nuScenes folder; a sample.json; a rig.yaml whose cameras name videos, devices or streams; pattern:rate=10"
+    "sim:seed=1,duration=30; ros: (live topics); a rosbag2 folder, .mcap or .db3 file; a video file; /dev/videoN or v4l2:N; "
+    "rtsp:// or http://; a nuScenes folder; a sample.json; a rig.yaml whose cameras name videos, devices or streams; "
+    "pattern:rate=10"
 )
 
 
@@ -166,7 +167,8 @@ def open_source(
 
     Args:
         spec: see ``docs/sources.md``: ``sim:seed=1,duration=30``, a bag, a video file, ``/dev/video0`` or ``v4l2:0``, a
-            nuScenes folder, a ``sample.json`` or its folder, a ``rig.yaml`` whose cameras name videos or devices.
+            nuScenes folder, a ``sample.json`` or its folder, a ``rig.yaml`` whose cameras name videos or devices; ``ros:`` for
+            live topics, and whatever else installed packages offer as entry points of the group ``bevstack.sources``.
         cameras: which cameras and what is known of them: name -> topic, ``Camera``, or a table as in a rig file; None: all.
         rig: rig file; its entries serve as ``cameras`` does, which goes before it.
         **options: passed to the source (``BagSource``, ``VideoSource``, ``NuScenesSource``, ``SimulatedDrive``, ...).
@@ -190,6 +192,9 @@ def open_source(
         return pattern
     options = _with_sync(options)
     chosen = entries or None
+    if (plugin := _plugin(text)) is not None:
+        found: Source = _call_plain(plugin, text, {**_pairs(text, plugin), "cameras": chosen, **options})
+        return found
     if text.startswith(("v4l2:", "/dev/video")) or text.isdigit():
         from .device import DeviceSource
 
@@ -202,6 +207,27 @@ def open_source(
     if not path.exists():
         raise SourceError(f"source {text!r} does not exist; accepted: {ACCEPTED}")
     return _open_path(path, entries, chosen, options)
+
+
+def _plugin(text: str) -> Any:
+    """The class that an installed package offers for ``scheme:...`` (group ``bevstack.sources``); None if there is none.
+
+    This is how sources of higher floors, such as live ROS topics, come in without being imported here.
+
+    Raises:
+        SourceError: it is there but cannot be loaded.
+    """
+    from importlib.metadata import entry_points
+
+    scheme, colon, rest = text.partition(":")
+    if not (scheme.isidentifier() and (colon or not Path(text).exists())) or rest.startswith("//"):
+        return None
+    for point in entry_points(group="bevstack.sources", name=scheme):
+        try:
+            return point.load()
+        except ImportError as error:
+            raise SourceError(f"source {text!r} needs what is not installed ({error}): see docs/sources.md") from error
+    return None
 
 
 def _open_path(path: Path, entries: dict[str, RigEntry], chosen: dict[str, RigEntry] | None, options: dict[str, Any]) -> Source:
@@ -289,7 +315,7 @@ def _pairs(text: str, kind: type) -> dict[str, Any]:
             raise SourceError(f"source {text!r}: {part!r} is not key=value; for example sim:seed=1,duration=30")
         key = key.strip()
         try:
-            values[key] = yaml.safe_load(value)
+            values[key] = value.strip() if str(annotations.get(key)) == "str" else yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise SourceError(f"source {text!r}: the value of {key}, {value!r}, cannot be read") from error
         types, wanted = _WANTED.get(str(annotations.get(key)), ((object,), ""))
