@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .classes import DETECTION_CLASSES
 from .pose import Matrix, rotation_z, transform_points, yaw_of
 
 # Unit corners: first the four of the floor (front left, rear left, rear right, front right), then the four of the roof.
@@ -90,11 +91,44 @@ class Boxes3D:
 
 @dataclass(frozen=True)
 class Boxes2D:
-    """N boxes in one image: ``xyxy`` (N, 4) pixels of the original image, ``score`` (N,), ``label`` (N,) int64."""
+    """N boxes in one image.
 
-    xyxy: Matrix
-    score: Matrix
+    Attributes:
+        xyxy: (N, 4) float32 left, top, right, bottom in pixels of the original image; the top left pixel spans 0 to 1.
+        score: (N,) float32 in [0, 1]; ones for ground truth. ``label``: (N,) int64 index into ``classes``.
+    """
+
+    xyxy: NDArray[np.float32]
+    score: NDArray[np.float32]
     label: NDArray[np.int64]
+    classes: tuple[str, ...] = DETECTION_CLASSES
+
+    def __post_init__(self) -> None:
+        n = int(np.asarray(self.xyxy).reshape(-1, 4).shape[0])
+        dtypes: dict[str, tuple[type, tuple[int, ...]]] = {
+            "xyxy": (np.float32, (n, 4)),
+            "score": (np.float32, (n,)),
+            "label": (np.int64, (n,)),
+        }
+        for name, (dtype, shape) in dtypes.items():
+            value = np.asarray(getattr(self, name))
+            if value.size != int(np.prod(shape)):
+                raise ValueError(f"Boxes2D.{name} has shape {value.shape}; {n} boxes need {shape}")
+            object.__setattr__(self, name, np.ascontiguousarray(value, dtype=dtype).reshape(shape))
 
     def __len__(self) -> int:
         return len(self.xyxy)
+
+    @staticmethod
+    def empty(classes: tuple[str, ...] = DETECTION_CLASSES) -> Boxes2D:
+        return Boxes2D(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), classes)
+
+    def __getitem__(self, index: ArrayLike | slice) -> Boxes2D:
+        """Boxes chosen by a mask, an index array or a slice."""
+        selection = index if isinstance(index, slice) else np.asarray(index)
+        parts = {name: np.atleast_1d(getattr(self, name)[selection]) for name in ("score", "label")}
+        return replace(self, xyxy=np.atleast_2d(self.xyxy[selection]), **parts)
+
+    def names(self) -> list[str]:
+        """Class name of each box."""
+        return [self.classes[k] for k in self.label]
