@@ -10,8 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
