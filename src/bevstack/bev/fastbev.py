@@ -98,6 +98,32 @@ class FastBEV:
         """Frees the engines."""
         self._runner.close()
 
+    def warm_up(self, runs: int = 2) -> None:
+        """First runs, on black images: an engine's first run is slow, and a network that answers nonsense is found out here.
+
+        Raises:
+            EngineError: the network fails, or its answer is not finite.
+        """
+        self._images.fill(0)
+        self._tables.fill(self.config.cells)
+        for _ in range(runs):
+            maps, features = self._runner(self._images, list(self._tables), [None] * (len(self.config.times) - 1))
+        if not all(np.isfinite(values).all() for values in (*maps, features)):
+            raise EngineError(f"{self.rung} answers black images with values that are not finite: its weights are damaged")
+
+    def remember(self, frame_set: FrameSet) -> None:
+        """Takes an instant into the past without looking for boxes: only the image network runs where graphs are split."""
+        instant = self._prepare(frame_set)
+        self.cache.observe(instant.stamp, instant.T_world_ego)
+        self._current_table(instant)  # kept by calibration: the first frame then finds it built
+        image_features = getattr(self._runner, "image_features", None)
+        if image_features is not None:
+            features = image_features(self._images)
+        else:
+            past = self._fill_tables(instant)
+            _, features = self._runner(self._images, list(self._tables), [p.features if p else None for p in past])
+        self.cache.push(replace(instant, features=features))
+
     def __call__(self, frame_set: FrameSet) -> Boxes3D:
         """Boxes in the ego frame at ``frame_set.stamp``. Frames may be missing; their directions are then blind.
 

@@ -1,8 +1,8 @@
 """Rungs of one model family, exchanged between two frames while the stack runs.
 
 One thread runs frames, anybody may ask for another rung. The frame thread takes a snapshot of the model at the start of each
-frame (``HotSwap.current``) and uses only that; a background thread loads and warms up what was asked for. Nothing is loaded, freed
-or waited for in the frame path: it costs one uncontended lock.
+frame (``HotSwap.current``) and uses only that; a background thread loads and warms up what was asked for. Nothing is loaded,
+freed or waited for in the frame path: it costs one uncontended lock.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ class HotSwap(Generic[M]):
             return SwapState(self._active[0], self._generation, pending, self._failure)
 
     def settled(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is loaded or freed any more (a prepared rung may still wait for its frame); False after ``timeout``
-        seconds."""
+        """Wait until nothing is loaded or freed any more (a prepared rung may still wait for its frame); False: ``timeout`` s
+        were over first."""
         with self._condition:
             return self._condition.wait_for(lambda: self._closed or not self._work(), timeout)
 

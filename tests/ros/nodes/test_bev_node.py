@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from bench import CAMERAS, PERIOD, Bench, FakeModel, a_camera, bev_node, jpeg, until
 
+from bevstack.engine import HotSwap
 from bevstack.errors import EngineError
-from bevstack.geometry import pose, rotation_z
+from bevstack.frames import FrameSet
+from bevstack.geometry import Boxes3D, pose, rotation_z
 from bevstack.ros import convert
 from bevstack.ros.interfaces import CompressedImage, DiagnosticStatus, MarkerArray
 from bevstack.ros.nodes.bev_node import PARAMETERS, BevNode
@@ -341,6 +343,70 @@ def test_build_only(bench: Bench, model: FakeModel) -> None:
     other = bench.add(bev_node(None, model="/nowhere/net.safetensors", build_only=True))
     assert not other.autostart()
     assert other.fails_for_good
+
+
+class LadderModel(FakeModel):
+    """A stand-in with two sizes and one that cannot be loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.swap: HotSwap[str] = HotSwap(self.load, ("small", "large", "broken"), "small")
+        self.rung = "small"
+
+    def load(self, rung: str) -> str:
+        if rung == "broken":
+            raise EngineError("weights are damaged")
+        return rung
+
+    def __call__(self, frame_set: FrameSet) -> Boxes3D:
+        self.rung = self.swap.current()
+        return super().__call__(frame_set)
+
+
+def test_a_rung_is_set_by_parameter_and_runs_from_the_next_instant(bench: Bench) -> None:
+    model = LadderModel()
+    node = ready(bench, bev_node(model))
+    bench.instant(1)
+    assert bench.statuses[-1].rung == "small"
+    assert node.set_parameters([Parameter("model.rung", value="large")])[0].successful
+    assert model.swap.settled(20.0)
+    bench.instant(2)
+    assert bench.statuses[-1].rung == "large"
+    assert bench.statuses[-1].instants_dropped == 0
+    result = node.set_parameters([Parameter("model.rung", value="huge")])[0]
+    assert not result.successful
+    assert result.reason == "there is no rung 'huge': use one of small, large, broken"
+    model.swap.close()
+
+
+def test_a_rung_that_cannot_be_loaded_is_said_and_the_parameter_tells_what_runs(bench: Bench) -> None:
+    model = LadderModel()
+    node = ready(bench, bev_node(model))
+    assert node.set_parameters([Parameter("model.rung", value="broken")])[0].successful
+    until(lambda: node.get_parameter("model.rung").value == "small", "the parameter to go back")
+    bench.instant(1)
+    assert bench.statuses[-1].rung == "small"
+    until(lambda: any("weights are damaged" in v.value for s in bench.diagnostics.values() for v in s.values), "the reason")
+    model.swap.close()
+
+
+def test_a_model_of_one_size_refuses_rungs(bench: Bench, model: FakeModel) -> None:
+    node = ready(bench, bev_node(model))
+    result = node.set_parameters([Parameter("model.rung", value="fastbev-micro")])[0]
+    assert not result.successful
+    assert "has no other sizes" in result.reason
+
+
+def test_a_share_of_the_instants_can_be_left_out_and_each_is_answered(bench: Bench, model: FakeModel) -> None:
+    node = ready(bench, bev_node(model))
+    assert node.set_parameters([Parameter("model.rate", value=0.5)])[0].successful
+    for k in range(1, 9):
+        bench.instant(k)
+    until(lambda: len(bench.detections) == 4, "detections of every second instant")
+    assert len(bench.statuses) == 8
+    assert bench.statuses[-1].instants_dropped == 0
+    assert bench.statuses[-1].frame_drop_ratio == 0.0
+    assert not node.set_parameters([Parameter("model.rate", value=0.0)])[0].successful
 
 
 def test_parameters_have_descriptions_and_consistent_defaults() -> None:

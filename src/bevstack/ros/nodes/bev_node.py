@@ -10,19 +10,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bevstack.errors import BevstackError, CheckpointError
+from bevstack.engine import HotSwap, SwapEvent
+from bevstack.errors import BevstackError
 from bevstack.frames.calibration import load_rig, parse_entry
 from bevstack.frames.decode import image_size
 from bevstack.frames.ego import PoseBuffer
 from bevstack.frames.sync import AnchorSync, ApproximateSync, Synchroniser
+from bevstack.frames.types import FrameSet
 from bevstack.geometry import Boxes3D, Camera
 from bevstack.ros import convert
 from bevstack.ros.interfaces import (
@@ -38,7 +40,9 @@ from bevstack.ros.interfaces import (
 )
 from bevstack.ros.runtime import (
     LifecycleNode,
+    Parameter,
     QoSProfile,
+    SetParametersResult,
     State,
     TransitionCallbackReturn,
     diagnostic_updater,
@@ -53,8 +57,10 @@ from .rig import Rig
 from .topics import info_topic, sensor_qos
 from .worker import NewestWins
 
+if TYPE_CHECKING:
+    from bevstack.bev.ladder import FastBEVLadder
+
 _INCOMPLETE_AFTER = 1.0  # seconds without an image, and with nothing to do, after which an instant is given up
-_RANDOM = "random:"
 
 NUSCENES_CAMERAS = ["cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right"]
 
@@ -83,6 +89,14 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("min_cameras", 1, "fewest cameras that make an instant when others are silent", low=1, high=64),
     Spec("camera_timeout", 0.5, "a camera this many seconds behind the others counts as silent", low=0.05, high=60.0),
     Spec("model", "fastbev-nano", "name of bundled weights, or path of a weights file"),
+    Spec(
+        "model.rung",
+        "",
+        "size that runs, of the model's family; empty: the model itself. Swapped between two frames",
+        live=True,
+    ),
+    Spec("model.resident", False, "rungs stay loaded once they have been: faster swaps, more memory"),
+    Spec("model.rate", 1.0, "share of the instants that the model works on, evenly spread", live=True, low=0.01, high=1.0),
     Spec("engine", "onnx", "what runs the network", choices=("onnx", "torch")),
     Spec("decode_workers", 2, "threads that decode images", low=1, high=32),
     Spec("score_threshold", 0.3, "boxes below this score are not published", live=True, low=0.0, high=1.0),
@@ -118,15 +132,45 @@ def load_model(model: str, engine: str, cameras: Sequence[str] = ()) -> Model:
         BevstackError: no such weights, a damaged or foreign checkpoint, an engine that is not there.
     """
     from bevstack.bev import CAMERA_ORDER, CONFIGS, FastBEV
+    from bevstack.bev.ladder import RANDOM, available
 
-    if model.startswith(_RANDOM):
-        name = model.removeprefix(_RANDOM)
-        if name not in CONFIGS:
-            raise CheckpointError(f"model {model!r}: there is no {name!r}, only {', '.join(CONFIGS)}")
-        return FastBEV(CONFIGS[name], engine="torch" if engine == "torch" else "onnx")
     # The standard names have their own places in the network; others take theirs in the order of the configuration.
     order = None if set(cameras) <= set(CAMERA_ORDER) else cameras
-    return FastBEV(model, engine="torch" if engine == "torch" else "onnx", cameras=order)
+    how: Literal["onnx", "torch"] = "torch" if engine == "torch" else "onnx"
+    if model.startswith(RANDOM):
+        available(model)
+        return FastBEV(CONFIGS[model.removeprefix(RANDOM)], engine=how, cameras=order)
+    return FastBEV(model, engine=how, cameras=order)
+
+
+def load_ladder(
+    model: str,
+    engine: str,
+    cameras: Sequence[str] = (),
+    *,
+    rung: str = "",
+    resident: bool = False,
+    on_event: Callable[[SwapEvent], None] | None = None,
+) -> FastBEVLadder:
+    """The rungs of ``model``'s family that are there, with ``rung`` (empty: ``model`` itself) running.
+
+    Raises:
+        BevstackError: as ``load_model``; or there is no such rung.
+    """
+    from bevstack.bev.ladder import RANDOM, FastBEVLadder, available
+
+    sources = available(model)
+    own = model.removeprefix(RANDOM)
+    first = rung or (own if own in sources else next(iter(sources)))
+
+    def load(name: str) -> FastBEV:
+        made = load_model(sources[name], engine, cameras)
+        assert isinstance(made, FastBEV)
+        return made
+
+    from bevstack.bev import FastBEV
+
+    return FastBEVLadder(load, list(sources), first, resident=list(sources) if resident else (), on_event=on_event)
 
 
 class BevNode(LifecycleNode):
@@ -159,7 +203,8 @@ class BevNode(LifecycleNode):
         self._last_result: float | None = None
         self._newest: tuple[int, float] | None = None  # stamp and arrival (monotonic) of the newest image
         self._answered: int | None = None  # newest stamp that a status message was about
-        self._p = Parameters(self, PARAMETERS)
+        self._p = Parameters(self, PARAMETERS, self._on_change)
+        self.add_on_set_parameters_callback(self._check_rung)
         self.cameras: tuple[str, ...] = tuple(self._p["cameras"])
         # tf is listened to from the start, so that a latched tree is there when the node is activated.
         self._buffer = tf2.Buffer()
@@ -238,7 +283,14 @@ class BevNode(LifecycleNode):
                 known = parse_entry(name, {"camera_info_url": p["camera_info_url"].format(camera=name)})
                 mounted = fallback.get(name)
                 fallback[name] = replace(known, T_ego_camera=mounted.T_ego_camera) if mounted is not None else known
-        self._model = self._given_model or load_model(p["model"], p["engine"], self.cameras)
+        self._model = self._given_model or load_ladder(
+            p["model"],
+            p["engine"],
+            self.cameras,
+            rung=p["model.rung"],
+            resident=p["model.resident"],
+            on_event=self._on_swap,
+        )
         self._rig = Rig(
             self.cameras,
             self._buffer,
@@ -291,7 +343,9 @@ class BevNode(LifecycleNode):
             poses=self._poses,
             workers=p["decode_workers"],
             image_filter=getattr(getattr(self._model, "config", None), "resize_filter", "area"),
+            on_thinned=self._thinned,
         )
+        self._pipeline.share = p["model.rate"]
         self._active = True
         qos = sensor_qos(p["image_reliability"], p["image_depth"])
         compressed = p["image_transport"] == "compressed"
@@ -358,6 +412,54 @@ class BevNode(LifecycleNode):
         self._stop()
         super().destroy_node()
 
+    # --- rungs --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def swap(self) -> HotSwap[Any] | None:
+        """The ladder of rungs; None before it is configured, and where the model has only one size."""
+        return getattr(self._model, "swap", None)
+
+    def _check_rung(self, changes: Sequence[Parameter]) -> Any:  # rcl_interfaces/SetParametersResult
+        for change in changes:
+            if change.name != "model.rung" or self._model is None:
+                continue
+            rungs = self.swap.rungs if self.swap is not None else ()
+            if change.value and change.value not in rungs:
+                known = f"use one of {', '.join(rungs)}" if rungs else f"{self._p['model']} has no other sizes"
+                return SetParametersResult(successful=False, reason=f"there is no rung {change.value!r}: {known}")
+        return SetParametersResult(successful=True, reason="")
+
+    def _on_change(self, changed: Mapping[str, Any]) -> None:
+        if "model.rate" in changed and self._pipeline is not None:
+            self._pipeline.share = changed["model.rate"]
+        if changed.get("model.rung") and self.swap is not None and changed["model.rung"] != self.swap.rung:
+            self.get_logger().info(f"rung {changed['model.rung']} is being prepared")
+            self.swap.request(changed["model.rung"])
+        elif changed.get("model.rung") and self.swap is not None and self.swap.state().pending:
+            self.swap.request(changed["model.rung"])
+
+    def _on_swap(self, event: SwapEvent) -> None:
+        """A rung became active, or did not: from the model's or the ladder's thread."""
+        if event.kind == "active":
+            self.get_logger().info(f"rung {event.text}, {getattr(self._model, 'carried', 0)} past instants carried over")
+        else:
+            self._note(event.text)
+
+    def _tell_rung(self) -> None:
+        """The parameter says what runs, also after a swap that failed."""
+        swap = self.swap
+        if swap is None:
+            return
+        state = swap.state()
+        if state.failure and state.pending is None and self._p["model.rung"] not in ("", state.rung):
+            self.set_parameters([Parameter("model.rung", value=state.rung)])
+
+    def _thinned(self, frame_set: FrameSet) -> None:
+        """An instant that ``model.rate`` leaves out is answered too: a source in lockstep waits for it."""
+        self._answered = max(frame.stamp for frame in frame_set.frames.values())
+        with until_shutdown(self):
+            self._publish_status(frame_set.stamp, {}, "", latency_ms=0.0)
+
     # --- inputs -------------------------------------------------------------------------------------------------------------
 
     def _on_tf(self, message: Message) -> None:
@@ -397,6 +499,7 @@ class BevNode(LifecycleNode):
         if pipeline is None or rig is None:
             return
         rig.resolve_all()
+        self._tell_rung()
         if newest is None or newest[0] == self._answered:
             return
         # Whoever waits for an answer (lockstep) gets one, also if a frame was broken, refused, or never came.
@@ -488,7 +591,7 @@ class BevNode(LifecycleNode):
         self._answered = max(frame.stamp for frame in result.frame_set.frames.values())
         self._publish_status(stamp, stages, reason)
 
-    def _publish_status(self, stamp: int, stages: Mapping[str, float], reason: str) -> None:
+    def _publish_status(self, stamp: int, stages: Mapping[str, float], reason: str, latency_ms: float | None = None) -> None:
         pipeline = self._pipeline
         if pipeline is None:
             return
@@ -503,7 +606,7 @@ class BevNode(LifecycleNode):
             frame_drop_ratio=float(counts.frame_drop_ratio),
             stages=list(stages),
             stage_ms=[float(value) for value in stages.values()],
-            latency_ms=float(self._latency_ms),
+            latency_ms=float(self._latency_ms if latency_ms is None else latency_ms),
             cameras=list(counts.cameras),
             camera_frames=[c.frames for c in counts.cameras.values()],
             camera_drops=[c.drops for c in counts.cameras.values()],
@@ -597,6 +700,11 @@ class BevNode(LifecycleNode):
         stat.add("model", str(self._p["model"]))
         stat.add("engine", str(self._p["engine"]))
         stat.add("rung", str(getattr(self._model, "rung", "")))
+        if self.swap is not None:
+            state = self.swap.state()
+            stat.add("rungs", ", ".join(self.swap.rungs))
+            stat.add("rung in preparation", state.pending or "")
+            stat.add("last swap failure", state.failure)
         at, text = self._troubles[-1] if self._troubles else (0.0, "")
         stat.add("last problem", text)
         stat.add("last problem age s", f"{time.monotonic() - at:.1f}" if text else "")

@@ -104,6 +104,11 @@ class Pipeline:
         workers: decode threads.
         image_filter: "area", or "bicubic" for official weights.
         pose_wait: seconds that the model's thread waits for an ego pose that is a little late.
+        on_thinned: called on a decode thread with every instant that ``share`` leaves out.
+
+    Attributes:
+        share: of the instants that the model works on, above 0 to 1, evenly spread; those left out are not drops. May be set at
+            any time.
     """
 
     def __init__(
@@ -117,7 +122,11 @@ class Pipeline:
         workers: int = 2,
         image_filter: str = "area",
         pose_wait: float = 0.03,
+        on_thinned: Callable[[FrameSet], None] | None = None,
     ) -> None:
+        self.share = 1.0
+        self._on_thinned = on_thinned
+        self._credit = 0.0
         self.model = model
         self.synchroniser = synchroniser
         self.poses = poses
@@ -198,6 +207,8 @@ class Pipeline:
                 arrived, _ = self._traces[key]
                 self._traces[key] = (arrived, (now - arrived) * 1e3)
         for frame_set in self.synchroniser.push(result):
+            if self._thin(frame_set):
+                continue
             with self._lock:
                 self._counts.instants_in += 1
             self._drop(
@@ -206,6 +217,20 @@ class Pipeline:
         if self.synchroniser.skips != self._skips:
             self._skips = self.synchroniser.skips
             self._on_problem(self.synchroniser.skip_reason)
+
+    def _thin(self, frame_set: FrameSet) -> bool:
+        """Whether ``share`` leaves this instant out."""
+        with self._lock:
+            self._credit += self.share
+            thinned = self._credit < 1.0 - 1e-9
+            if thinned:
+                for name, frame in frame_set.frames.items():
+                    self._traces.pop((name, frame.stamp), None)
+            else:
+                self._credit -= 1.0
+        if thinned and self._on_thinned is not None:
+            self._on_thinned(frame_set)
+        return thinned
 
     def _drop(self, instant: _Instant | None, reason: str) -> None:
         if instant is None:
