@@ -48,6 +48,15 @@ def test_m0_has_the_official_names_and_shapes(shared: Path) -> None:
     assert {k: "x".join(map(str, v.shape)) or "scalar" for k, v in state.items()} == listed
 
 
+def test_variants_of_the_released_rungs() -> None:
+    f4, f1, r101 = (complexity(CONFIGS[f"fastbev-{name}"]) for name in ("m0", "m0-f1", "r101"))
+    assert f4.parameters - f1.parameters == 256 * (1024 - 256)  # brief, section 3: fuse is 256x256 with one instant
+    assert f4.image == f1.image
+    # torchvision's ResNets without their classifiers: 23,508,032 and 42,500,160 parameters.
+    assert r101.parameters - complexity(CONFIGS["fastbev-m4"]).parameters == 42_500_160 - 23_508_032
+    assert CONFIGS["fastbev-r101"].feature_hw == (225, 400)
+
+
 def test_the_light_rungs_are_light_and_differ_in_their_images_only() -> None:
     micro, nano = CONFIGS["fastbev-micro"], CONFIGS["fastbev-nano"]
     assert complexity(micro).total < 2.5e9

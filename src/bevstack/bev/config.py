@@ -236,6 +236,7 @@ def _part(key: str, value: Any) -> Any:
 _R18 = BackboneConfig("basic", (64,), (64, 128, 256, 512), (2, 2, 2, 2))
 _R34 = BackboneConfig("basic", (64,), (64, 128, 256, 512), (3, 4, 6, 3))
 _R50 = BackboneConfig("bottleneck", (64,), (64, 128, 256, 512), (3, 4, 6, 3))
+_R101 = BackboneConfig("bottleneck", (64,), (64, 128, 256, 512), (3, 4, 23, 3))
 _TIMES = (0.0, 0.5, 1.0, 1.5)
 
 _M0 = FastBEVConfig(
@@ -278,6 +279,13 @@ _NANO = FastBEVConfig(
     ),
 )
 
+
+def single_frame(config: FastBEVConfig) -> FastBEVConfig:
+    """The variant without history, "f1" in the deployments that use it: a quarter of the lifted channels, no speeds worth the
+    name."""
+    return replace(config, name=f"{config.name}-f1", times=(0.0,))
+
+
 CONFIGS: dict[str, FastBEVConfig] = {
     c.name: c
     for c in (
@@ -295,5 +303,9 @@ CONFIGS: dict[str, FastBEVConfig] = {
         ),
         _M4,
         replace(_M4, name="fastbev-m5", image_hw=(512, 1408)),
+        # The paper's largest image encoder and input; its voxels and BEV encoder were never published: M4's are taken.
+        replace(_M4, name="fastbev-r101", image_hw=(900, 1600), backbone=_R101),
+        single_frame(_M0),
+        single_frame(_M4),
     )
 }
