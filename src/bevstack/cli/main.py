@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from . import models
+from . import models, search
 from .plainly import plainly
+from .thermal import thermal_app
 
 app = typer.Typer(
     name="bevstack",
@@ -28,6 +29,8 @@ app.add_typer(models.eval_app, name="eval")
 app.add_typer(models.train_app, name="train")
 app.add_typer(models.export_app, name="export")
 app.add_typer(models.sim_app, name="sim")
+app.add_typer(thermal_app, name="thermal")
+app.add_typer(search.search_app, name="search")
 
 
 Model = Annotated[str, typer.Option(help="Bundled model (rung), for example fastbev-nano.")]

@@ -126,14 +126,14 @@ def fit_start(
         if share <= 0.5:
             return current
         smaller = SuperBlockConfig(
-            _grid(current.stem * 0.8),
-            tuple(replace(b, out=_grid(b.out * 0.8), bottleneck=_grid(b.bottleneck * 0.8)) for b in current.blocks),
+            _narrower(current.stem),
+            tuple(replace(b, out=_narrower(b.out), bottleneck=_narrower(b.bottleneck)) for b in current.blocks),
         )
         if smaller == current:
             if share <= 1.0:
                 return current
             raise SearchError(
-                f"the smallest start ({current.label}) needs {share:.1f} times the budget: raise the budget or shrink the image"
+                f"the smallest start ({current.label}) needs {share:.3g} times the budget: raise the budget or shrink the image"
             )
         current = smaller
 
@@ -209,6 +209,10 @@ def search(
 
 def _grid(width: float) -> int:
     return max(_GRID, int(width / _GRID + 0.5) * _GRID)
+
+
+def _narrower(width: int) -> int:
+    return max(_GRID, int(width * 0.8 / _GRID) * _GRID)
 
 
 def _scaled(width: int, cap: int, rng: random.Random) -> int:

@@ -1,7 +1,7 @@
 """A table of operators, measured on this machine, that predicts the latency of any structure of the search space.
 
-Units are measured as chains: the difference between a long and a short chain is free of what an engine does once per run (layout
-changes, call overhead). The table holds multiply-accumulates per second, which change slowly with widths, and is read
+Units are measured as chains: the difference between a long and a short chain is free of what an engine does once per run
+(layout changes, call overhead). The table holds multiply-accumulates per second, which change slowly with widths, and is read
 between its grid points by interpolation over the logarithms of the widths. What is not in the table (the overlap of operators,
 the caches between them) is taken in by one factor: whole reference networks are measured beside it.
 """
@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,13 @@ def measure_backbone(
     config: SuperBlockConfig, image_hw: tuple[int, int], engine: str = "onnx", threads: int = 1, seconds: float = 1.0
 ) -> float:
     """Milliseconds of the fastest run of a whole structure with random weights on this machine."""
-    return milliseconds(backbone_program(config, image_hw), engine, threads, seconds, time.perf_counter)
+    return milliseconds(backbone_program(config, image_hw), engine, threads, seconds, clock_for(threads))
+
+
+def clock_for(threads: int) -> Callable[[], float]:
+    """Seconds. One thread is timed by what it computed, so that other programs on the machine count less; several by the wall
+    clock. On a quiet machine both agree."""
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def measure_table(
@@ -152,9 +159,9 @@ def measure_table(
     speeds: dict[str, dict[tuple[int, int], float]] = {}
     for n, (name, widths, unit, repeats, hw, work) in enumerate(todo):
         channels = unit[0].inputs
-        long = milliseconds(chain(unit, repeats, channels, hw), engine, threads, seconds, time.perf_counter)
+        long = milliseconds(chain(unit, repeats, channels, hw), engine, threads, seconds, clock_for(threads))
         if repeats > 1:
-            short = milliseconds(chain(unit, 1, channels, hw), engine, threads, seconds, time.perf_counter)
+            short = milliseconds(chain(unit, 1, channels, hw), engine, threads, seconds, clock_for(threads))
             once = (long - short) / (repeats - 1)
             # Where both chains take about the same time, their difference is noise: the short one is then all that is known.
             spent = once if once > 0.1 * short else short
@@ -234,7 +241,6 @@ def _units(image_hw: tuple[int, int]) -> Iterator[Unit]:
 
 def _interpolate(points: dict[tuple[int, int], float], wide: int, narrow: int) -> float:
     """Bilinear over log2 of the widths inside the grid, the nearest point outside it."""
-    near = sorted(points, key=lambda p: abs(log2(p[0] / wide)) + abs(log2(p[1] / narrow)))
     if all(a == b for a, b in points):  # a line, not a grid
         return _line([(log2(a), points[a, b]) for a, b in sorted(points)], log2(wide))
     x, y = log2(wide), log2(narrow)
@@ -246,7 +252,7 @@ def _interpolate(points: dict[tuple[int, int], float], wide: int, narrow: int) -
         high = points[corners[2]] * (1 - fx) + points[corners[3]] * fx
         return low * (1 - fy) + high * fy
     # At the rim (narrow equals wide, or the largest units) fewer corners were measured: their distance weighs them.
-    some = [p for p in near[:3]]
+    some = sorted(points, key=lambda p: abs(log2(p[0] / wide)) + abs(log2(p[1] / narrow)))[:3]
     weights = [1.0 / (1e-3 + abs(log2(p[0] / wide)) + abs(log2(p[1] / narrow))) for p in some]
     return sum(w * points[p] for w, p in zip(weights, some)) / sum(weights)
 
@@ -254,7 +260,7 @@ def _interpolate(points: dict[tuple[int, int], float], wide: int, narrow: int) -
 def _line(points: Sequence[tuple[float, float]], x: float) -> float:
     if x <= points[0][0]:
         return points[0][1]
-    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return points[-1][1]

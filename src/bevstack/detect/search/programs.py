@@ -21,8 +21,10 @@ _INPUT, _OUTPUT = "image", "out"
 
 @dataclass(frozen=True)
 class Op:
-    """A convolution with bias ("conv") or a 2x2 average pooling ("pool") of value ``source``; value 0 is the graph's input, value
-    n the result of operator n - 1. ``add``: a value that is added before the ReLU."""
+    """A convolution with bias ("conv") or a 2x2 average pooling ("pool") of value ``source``.
+
+    Value 0 is the graph's input, value n the result of operator n - 1. ``add``: a value that is added before the ReLU.
+    """
 
     kind: str
     source: int
@@ -94,7 +96,7 @@ def to_onnx(program: Program) -> bytes:
         weight, bias = _weights(op, rng)
         constants += [numpy_helper.from_array(weight, f"w{n}"), numpy_helper.from_array(bias, f"b{n}")]
         pad = [op.kernel // 2] * 4
-        steps = [
+        steps: list[tuple[str, list[str], dict[str, Any]]] = [
             ("Conv", [source, f"w{n}", f"b{n}"], {"kernel_shape": [op.kernel] * 2, "strides": [op.stride] * 2, "pads": pad})
         ]
         if op.add is not None:
@@ -130,7 +132,7 @@ def to_torch(program: Program) -> Any:
                 conv = nn.Conv2d(op.inputs, op.outputs, op.kernel, op.stride, op.kernel // 2) if op.kind == "conv" else None
                 if conv is not None:
                     conv.weight.data = torch.from_numpy(_weights(op, rng)[0])
-                    nn.init.zeros_(conv.bias)
+                    nn.init.zeros_(conv.get_parameter("bias"))
                 self.convs.append(conv if conv is not None else nn.Identity())
 
         def forward(self, image: Tensor) -> Tensor:
