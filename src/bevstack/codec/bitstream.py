@@ -1,7 +1,7 @@
-"""The container of one coded frame: header, hyper segments, tile segments, each with its own CRC-32C. Defined in docs/bitstream.md.
+"""The container of one coded frame: header, hyper segments, tile segments, each with a CRC-32C. Defined in docs/bitstream.md.
 
-This module knows bytes and limits, not networks: what a segment means is the model's business. Bytes from anywhere end in a `Stream`, with
-damaged segments left out and reported, or in `BitstreamError`.
+This module knows bytes and limits, not networks: what a segment means is the model's business. Bytes from anywhere end in a
+`Stream`, with damaged segments left out and reported, or in `BitstreamError`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Header:
         width, height: of the picture in pixels, 1..65535.
         model_id: 8 bytes, identifies everything that parsing depends on.
         rate: rate point, 0..65535; its meaning belongs to the model.
-        reconstruction_id: identifies the synthesis weights that the encoder had in mind, 32 bits; another decoder may still decode.
+        reconstruction_id: identifies the synthesis weights that the encoder had in mind, 32 bits; another decoder may still
+            decode.
         capture: origin of the frame.
         tile_size: side of the tiles in units of 64 pixels, 0 for one tile.
         channels: (C,) bool, channels of the latent that are coded; None means all.

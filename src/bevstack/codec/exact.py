@@ -1,6 +1,7 @@
 """Distribution tails in integer arithmetic: the same digits on every machine, whatever its maths library returns.
 
-Fixed point: a number x is the integer x * 2^BITS. Python's integers do not overflow, and ``>>`` and ``//`` round down everywhere.
+Fixed point: a number x is the integer x * 2^BITS. Python's integers do not overflow, and ``>>`` and ``//`` round down
+everywhere.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Context, Decimal
 from functools import lru_cache
+from math import isqrt
 
 BITS = 256  # inside the series
 ONE_BITS = 64  # of the results: a probability of 1 is 2^64
@@ -47,21 +49,15 @@ def _inverse_root_two_pi() -> int:
         return total
 
     pi = (16 * atan_inverse(5) - 4 * atan_inverse(239)) >> 32
-    root = _integer_root((2 * pi) << BITS)
+    root = isqrt((2 * pi) << BITS)
     return (1 << 2 * BITS) // root
-
-
-def _integer_root(value: int) -> int:
-    from math import isqrt
-
-    return isqrt(value)
 
 
 def gaussian_upper_tail(halves: int, level: int) -> int:
     """P(X > halves / 2) of a zero-mean Gaussian with standard deviation level * 2^-16, as an integer in units of 2^-64.
 
-    Uses 1/2 - density(t) * (t + t^3/3 + t^5/(3*5) + ...), whose terms are all positive. ``halves`` is at least 0. Beyond 14 standard
-    deviations the tail is below the unit and 0 is returned.
+    Uses 1/2 - density(t) * (t + t^3/3 + t^5/(3*5) + ...), whose terms are all positive. ``halves`` is at least 0. Beyond 14
+    standard deviations the tail is below the unit and 0 is returned.
     """
     t = (halves << (BITS + LEVEL_BITS - 1)) // level
     if t > 14 << BITS:
@@ -87,7 +83,7 @@ def laplace_upper_tail(halves: int, level: int) -> int:
 
 
 def geometric_levels(count: int, lowest: str, highest: str) -> list[int]:
-    """round(2^16 * lowest * (highest / lowest)^(i / (count - 1))). `decimal` rounds its exp and ln correctly by specification."""
+    """round(2^16 * lowest * (highest / lowest)^(i / (count - 1))). `decimal` rounds exp and ln correctly, by specification."""
     context = Context(prec=DIGITS)
     low, high = Decimal(lowest), Decimal(highest)
     if count < 2 or not 0 < low < high:

@@ -1,13 +1,14 @@
 """The entropy coder: range asymmetric numeral systems (Duda, arXiv 1311.2540) with integer tables, one state per segment.
 
-``encode`` takes all symbols of a segment; ``decode`` gives them back. A `Decoder` is asked several times where later table indices depend
-on earlier symbols. Bad bytes end in `BitstreamError`: every read is bounded, the last state must be the encoder's first, and no word may
-be left over. The wire format is defined in docs/bitstream.md.
+``encode`` takes all symbols of a segment; ``decode`` gives them back. A `Decoder` is asked several times where later table
+indices depend on earlier symbols. Bad bytes end in `BitstreamError`: every read is bounded, the last state must be the
+encoder's first, and no word may be left over. The wire format is defined in docs/bitstream.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,7 @@ def encode_segments(
     longest = int(np.diff(edges).max(initial=0))
     words = np.empty(WORDS_PER_SYMBOL * longest + STATE_WORDS, np.uint16)
     segments = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         at = kernels.encode(
             flat,
             indices,

@@ -1,8 +1,8 @@
-"""Compiled loops of the entropy coder. `rans` is the interface, docs/bitstream.md the definition, `rans_reference` the slow twin.
+"""Compiled loops of the entropy coder. `rans` is the interface, `rans_reference` the slow twin, docs/bitstream.md the rule.
 
-State x in [2^32, 2^48), words of 16 bits. The quotient of the encoder is taken by a double multiplication: x < 2^48 and the reciprocal is
-rounded up by a few units of 2^-52, so the error of the quotient is below 2^-17 while its distance to the next integer is at least 2^-16:
-the truncated result is exact.
+State x in [2^32, 2^48), words of 16 bits. The quotient of the encoder is taken by a double multiplication: x < 2^48 and the
+reciprocal is rounded up by a few units of 2^-52, so the error of the quotient is below 2^-17 while its distance to the next
+integer is at least 2^-16: the truncated result is exact.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def encode(  # type: ignore[no-untyped-def]  # pragma: no cover
     """Codes symbols[first:last] backwards into the end of ``words``.
 
     Returns:
-        Where the result begins in ``words``, or -1 - i if symbol i or its index is out of range. No word is used if all are skipped.
+        Where the result begins in ``words``, or -1 - i if symbol i or its index is out of range. No word is used if all are
+        skipped.
     """
     x = _LOW
     at = len(words)
@@ -104,7 +105,7 @@ def _pop_bits(x, words, at, last, count):  # type: ignore[no-untyped-def]  # pra
 def decode(  # type: ignore[no-untyped-def]  # pragma: no cover
     words, at, last, x, indices, symbols, first, end, cumulative, buckets, starts, sizes, offsets, skip_below
 ):
-    """Decodes symbols[first:end] from words[at:last] and state ``x``. A missing word is noticed at once: the state stays too low.
+    """Decodes symbols[first:end] from words[at:last] and state ``x``. A missing word is noticed: the state stays too low.
 
     Returns:
         (status, at, x): OK, or why it stopped.
@@ -153,7 +154,9 @@ def decode(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def table_bits(symbols, indices, cumulative, starts, sizes, offsets, skip_below):  # type: ignore[no-untyped-def]  # pragma: no cover
+def table_bits(  # type: ignore[no-untyped-def]  # pragma: no cover
+    symbols, indices, cumulative, starts, sizes, offsets, skip_below
+):
     """Cost of the symbols by their tables, in bits."""
     bits = 0.0
     for i in range(len(symbols)):

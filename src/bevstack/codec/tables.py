@@ -1,8 +1,8 @@
-"""Probability tables of the entropy coder: integers from the first step to the last, so that every machine builds the same ones.
+"""Probability tables of the entropy coder: integers from the first step to the last, so that every machine builds the same.
 
-A table is a strictly rising row of cumulative frequencies, 0 to 2^16, over the symbols ``offset .. offset + size - 1`` and one more
-slot, the escape, which opens the way to every other 16-bit value. Model files ship their tables (`CdfTables.to_arrays`); the
-stream's model id covers them (`CdfTables.digest`).
+A table is a strictly rising row of cumulative frequencies, 0 to 2^16, over the symbols ``offset .. offset + size - 1`` and one
+more slot, the escape, which opens the way to every other 16-bit value. Model files ship their tables (`CdfTables.to_arrays`);
+the stream's model id covers them (`CdfTables.digest`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class CdfTables:
     """A family of integer tables that one index per symbol chooses from.
 
     Attributes:
-        cumulative: (S,) uint32, all rows one after the other; row t has ``sizes[t] + 2`` entries, starts with 0 and ends with 2^16.
+        cumulative: (S,) uint32, all rows one after the other; row t has ``sizes[t] + 2`` entries, starts with 0 and ends with
+            2^16.
         sizes: (T,) int32, number of directly coded symbols of each table, at least 1 (the escape is not counted).
         offsets: (T,) int32, the lowest directly coded symbol of each table.
-        skip_below: tables 0 .. skip_below - 1 stand for "not coded": such a symbol takes no bits and decodes to 0 (skip by scale).
+        skip_below: tables 0 .. skip_below - 1 stand for "not coded": such a symbol takes no bits and decodes to 0 (skip by
+            scale).
 
     Raises:
         CheckpointError: if the arrays do not describe valid tables.
@@ -160,7 +162,7 @@ class CdfTables:
 
     @classmethod
     def from_masses(cls, masses: Sequence[Sequence[int]], offsets: Sequence[int], skip_below: int = 0) -> CdfTables:
-        """Tables from integer masses (any scale): per table the directly coded symbols, then the escape's own mass as the last entry.
+        """Tables from integer masses (any scale): per table the directly coded symbols, then the mass of the escape.
 
         Every slot keeps a frequency of at least 1.
         """
@@ -170,7 +172,8 @@ class CdfTables:
     def from_pmf(cls, pmf: Sequence[NDArray[np.float64]], offsets: Sequence[int], skip_below: int = 0) -> CdfTables:
         """Tables from floating-point probabilities (a learned density), quantised to integers here and now.
 
-        For the machine that exports a model. The result belongs into the model file: rebuilt from floats elsewhere it may differ.
+        For the machine that exports a model. The result belongs into the model file: rebuilt from floats elsewhere it may
+        differ.
 
         Args:
             pmf: per table, probabilities of the directly coded symbols; what they lack to 1 goes to the escape.
@@ -249,7 +252,7 @@ def _symmetric_masses(tail: exact.Tail) -> tuple[list[int], int]:
 
 
 def quantise(masses: Sequence[int]) -> list[int]:
-    """Integer masses to frequencies that sum to 2^16, none below 1: round to nearest, then the most frequent slots settle the sum."""
+    """Integer masses to frequencies that sum to 2^16, none below 1: rounded, the most frequent slots settle the sum."""
     total = sum(masses)
     if total <= 0 or min(masses) < 0 or not 2 <= len(masses) <= MAX_TABLE_SIZE + 1:
         raise CheckpointError(

@@ -41,7 +41,7 @@ class TileGrid:
         return -(-self.height // LATENT_STRIDE), -(-self.width // LATENT_STRIDE)
 
     def windows(self, stride: int = LATENT_STRIDE) -> NDArray[np.int64]:
-        """(T, 4) first row, end row, first column, end column of each tile in samples of ``stride`` pixels (a divisor of 64)."""
+        """(T, 4) first row, end row, first column, end column of each tile in samples of ``stride`` pixels, a divisor of 64."""
         rows, columns = -(-self.height // stride), -(-self.width // stride)
         side = self.tile_size * TILE_UNIT // stride if self.tile_size else max(rows, columns)
         return np.array(
