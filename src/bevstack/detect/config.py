@@ -1,7 +1,8 @@
 """Every shape and convention of a GiraffeDet rung, stated once. Weights carry this config; engines and nodes read it.
 
-GiraffeDet: arXiv 2202.04256; brief giraffedet. One contract for all rungs: levels P3 to P7 at strides 8 to 128, boxes as distances
-to four sides in distributions over ``reg_max`` + 1 bins, scores that are probabilities, inputs that are multiples of 128.
+GiraffeDet: arXiv 2202.04256; brief giraffedet. One contract for all rungs: levels P3 to P7 at strides 8 to 128, boxes as
+distances to four sides in distributions over ``reg_max`` + 1 bins, scores that are probabilities, inputs that are multiples of
+128.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from bevstack.errors import CheckpointError
 from bevstack.geometry import DETECTION_CLASSES
+from bevstack.nn.superblocks import SuperBlockConfig
 
 STRIDES = (8, 16, 32, 64, 128)
 MULTIPLE = STRIDES[-1]
@@ -45,6 +47,19 @@ class ImageBackboneConfig:
     kind: Literal["s2d"] = "s2d"
     stem: tuple[int, ...] = (32, 64)
     levels: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True)
+class SearchedImageConfig:
+    """A structure that `bevstack search backbone` found, brought to the five levels.
+
+    Attributes:
+        structure: gives C3, C4 and C5; a 1x1 convolution brings each to its level's channels.
+        levels: channels of P3..P7; P6 and P7 come from the level before by space-to-depth and a 1x1 convolution.
+    """
+
+    structure: SuperBlockConfig
+    levels: tuple[int, ...] = (64, 128, 256, 256, 256)
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class GiraffeDetConfig:
     depth: int
     inner: int
     classes: tuple[str, ...] = DETECTION_CLASSES
-    backbone: ImageBackboneConfig = field(default_factory=ImageBackboneConfig)
+    backbone: ImageBackboneConfig | SearchedImageConfig = field(default_factory=ImageBackboneConfig)
     outputs: int = 256
     link: Literal["log2n", "dense"] = "log2n"
     activation: Literal["silu", "relu"] = "silu"
@@ -146,8 +161,16 @@ def _build(kind: type, values: dict[str, Any]) -> object:
     unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})
     if unknown:
         raise ValueError(f"unknown entries {unknown}")
-    parts = {k: _build(_NESTED[k], dict(v)) if k in _NESTED else _tuples(v) for k, v in values.items()}
+    parts = {k: _part(k, v) for k, v in values.items()}
     return kind(**parts)
+
+
+def _part(key: str, value: Any) -> Any:
+    if key == "structure":
+        return SuperBlockConfig.from_dict(value)
+    if key == "backbone" and "structure" in value:
+        return _build(SearchedImageConfig, dict(value))
+    return _build(_NESTED[key], dict(value)) if key in _NESTED else _tuples(value)
 
 
 def official(depth: int, width: float, name: str | None = None) -> GiraffeDetConfig:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pixel_unshuffle
 
-from .config import STRIDES, GiraffeDetConfig, HeadConfig, ImageBackboneConfig
+from bevstack.nn.searched import SearchedBackbone
+
+from .config import STRIDES, GiraffeDetConfig, HeadConfig, ImageBackboneConfig, SearchedImageConfig
 from .graph import LEVELS, Node, giraffe_graph
 
 
@@ -70,9 +73,27 @@ class S2DChain(nn.Module):
         return maps
 
 
-def image_backbone(config: ImageBackboneConfig, act: str) -> S2DChain:
+class SearchedLevels(nn.Module):
+    """A searched backbone (``body``): (N, 3, H, W) -> P3..P7 with ``outputs`` channels."""
+
+    def __init__(self, config: SearchedImageConfig, act: str) -> None:
+        super().__init__()
+        self.outputs = list(config.levels)
+        self.body = SearchedBackbone(config.structure)
+        c3_to_c5 = config.structure.outputs[1:]
+        self.lateral = nn.ModuleList(ConvAct(c, out, 1, 1, act) for c, out in zip(c3_to_c5, config.levels))
+        self.further = nn.ModuleList(Focus(a, b, act) for a, b in pairwise(config.levels[2:]))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [lateral(c) for lateral, c in zip(self.lateral, self.body(images)[1:])]
+        for further in self.further:
+            maps.append(further(maps[-1]))
+        return maps
+
+
+def image_backbone(config: ImageBackboneConfig | SearchedImageConfig, act: str) -> S2DChain | SearchedLevels:
     """Module with ``outputs`` (channels of P3..P7) that maps normalised images to the five levels."""
-    return S2DChain(config, act)
+    return SearchedLevels(config, act) if isinstance(config, SearchedImageConfig) else S2DChain(config, act)
 
 
 class _NormedConv(nn.Module):
@@ -209,8 +230,8 @@ class GFLHead(nn.Module):
         super().__init__()
         self.bins, self.top = config.reg_max + 1, config.top
         widths = [inputs, *[config.channels] * config.convs]
-        self.cls_convs = nn.ModuleList(_NormedTower(a, b) for a, b in zip(widths, widths[1:]))
-        self.reg_convs = nn.ModuleList(_NormedTower(a, b) for a, b in zip(widths, widths[1:]))
+        self.cls_convs = nn.ModuleList(_NormedTower(a, b) for a, b in pairwise(widths))
+        self.reg_convs = nn.ModuleList(_NormedTower(a, b) for a, b in pairwise(widths))
         self.gfl_cls = nn.Conv2d(config.channels, outputs, 3, padding=1)
         self.gfl_reg = nn.Conv2d(config.channels, 4 * self.bins, 3, padding=1)
         self.scales = nn.ModuleList(_Scale() for _ in STRIDES)
@@ -222,7 +243,8 @@ class GFLHead(nn.Module):
         )
         self.integral = _Integral(config.reg_max)
         for conv in (self.gfl_cls, self.gfl_reg, self.reg_conf[0], self.reg_conf[2]):
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
         assert self.gfl_cls.bias is not None
