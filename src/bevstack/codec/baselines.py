@@ -83,8 +83,8 @@ class Baseline:
             )
 
 
-# JPEG with the picture's own Huffman tables and WebP at its full effort, so that a gain over them means something; AVIF at Pillow's
-# default effort, 6 of 10: 4 takes some ten times as long.
+# JPEG with the picture's own Huffman tables and WebP at its full effort, so that a gain over them means something; AVIF at
+# Pillow's default effort, 6 of 10: 4 takes some ten times as long.
 BASELINES: Mapping[str, Baseline] = {
     baseline.name: baseline
     for baseline in (
