@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,12 @@ def test_doctor_reports_as_json() -> None:
     findings = json.loads(done.stdout)
     assert {"Python", "ROS runtime"} <= {finding["name"] for finding in findings}
     assert all(finding["fix"] for finding in findings if finding["status"] == "fail")
+
+
+def test_a_rig_is_compared_with_the_training_rig(tmp_path: Path) -> None:
+    done = bevstack("rig", "compare", "pattern:width=160,rate=5,duration=1", "--json", str(tmp_path / "rig.json"))
+    assert done.returncode == 0, done.stderr
+    assert "nothing differs" in done.stdout
+    assert json.loads((tmp_path / "rig.json").read_text())["mine"]["covered"] > 0.9
+    assert "unknown" in refused(bevstack("rig", "compare", "pattern:", "--model", "fastbev-x"))
+    assert "kind=size" in refused(bevstack("eval", "calibration", "--errors", "wobble=1"))

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .pose import Matrix, invert, transform_points
+from .pose import Matrix, invert, pose, rotation_rpy, transform_points
 
 CameraModel = Literal["pinhole", "fisheye"]
 
@@ -54,6 +54,19 @@ class Camera:
         """The same lens seen by the window of ``width`` x ``height`` pixels whose first pixel is (left, top)."""
         shift = np.array([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, 1.0]])
         return replace(self, width=width, height=height, K=shift @ self.K)
+
+    def turned(self, roll: float = 0.0, pitch: float = 0.0, yaw: float = 0.0) -> Camera:
+        """The camera knocked out of place: turned where it stands. Radians about the ego frame's axes (positive pitch looks
+        down, positive yaw to the left)."""
+        T = self.T_ego_camera.copy()
+        T[:3, :3] = rotation_rpy(roll, pitch, yaw) @ T[:3, :3]
+        return replace(self, T_ego_camera=T)
+
+    def carried(self, roll: float = 0.0, pitch: float = 0.0, height: float = 0.0) -> Camera:
+        """The camera of a vehicle whose body leans: turned about the origin of the ego frame with everything on it, and raised
+        by ``height`` metres. Radians; positive pitch lowers the nose, positive roll the right side."""
+        T_lean = pose(rotation_rpy(roll, pitch, 0.0), (0.0, 0.0, height))
+        return replace(self, T_ego_camera=T_lean @ self.T_ego_camera)
 
     def distort(self, normalized: NDArray[np.float64]) -> NDArray[np.float64]:
         """Ideal image coordinates (N, 2) (x/z, y/z) to distorted ones (N, 2)."""

@@ -30,6 +30,20 @@ def ready(bench: Bench, node: BevNode) -> BevNode:
     return node
 
 
+def test_a_leaning_body_is_corrected_while_it_runs(bench: Bench, model: FakeModel) -> None:
+    node = ready(bench, bev_node(model))
+    bench.instant(1)
+    until(lambda: len(model.seen) == 1, "an instant with the calibration as it is")
+    assert node.set_parameters([Parameter("pitch_offset", value=2.0), Parameter("roll_offset", value=-1.0)])[0].successful
+    bench.instant(2)
+    until(lambda: len(model.seen) == 2, "an instant of the leaning body")
+    level, leaning = (seen.frames["left"].camera.T_ego_camera for seen in model.seen)
+    np.testing.assert_allclose(level, a_camera("left").T_ego_camera, atol=1e-12)
+    expected = a_camera("left").carried(np.radians(-1.0), np.radians(2.0)).T_ego_camera
+    np.testing.assert_allclose(leaning, expected, atol=1e-12)
+    assert not node.set_parameters([Parameter("pitch_offset", value=40.0)])[0].successful
+
+
 def test_images_in_boxes_out(bench: Bench, model: FakeModel) -> None:
     markers: list[MarkerArray] = []
     bench.node.create_subscription(MarkerArray, "bev_node/markers", markers.append, 10)

@@ -99,6 +99,8 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("model.rate", 1.0, "share of the instants that the model works on, evenly spread", live=True, low=0.01, high=1.0),
     Spec("engine", "onnx", "what runs the network", choices=("onnx", "torch")),
     Spec("decode_workers", 2, "threads that decode images", low=1, high=32),
+    Spec("roll_offset", 0.0, "degrees that the body leans to the right of its calibration", live=True, low=-15.0, high=15.0),
+    Spec("pitch_offset", 0.0, "degrees that the nose is lower than its calibration", live=True, low=-15.0, high=15.0),
     Spec("score_threshold", 0.3, "boxes below this score are not published", live=True, low=0.0, high=1.0),
     Spec("max_boxes", 300, "most boxes published, best scores first", live=True, low=1, high=5000),
     Spec("debug", False, "draw debug images even if nobody listens", live=True),
@@ -189,6 +191,7 @@ class BevNode(LifecycleNode):
         self._drawer: NewestWins[Result] | None = None
         self._rig: Rig | None = None
         self._poses = PoseBuffer()
+        self._leaning: dict[str, tuple[Camera, tuple[float, float], Camera]] = {}
         self._held: dict[str, Message] = {}
         self._held_lock = threading.Lock()
         self._subscriptions_made: list[Any] = []
@@ -534,7 +537,19 @@ class BevNode(LifecycleNode):
         if message is not None:
             self._submit(name, camera, message, pipeline)
 
+    def _corrected(self, camera: Camera) -> Camera:
+        """The camera of a body that leans by the offset parameters; the same object while they and the calibration stay."""
+        lean = (self._p["roll_offset"], self._p["pitch_offset"])
+        if lean == (0.0, 0.0):
+            return camera
+        known = self._leaning.get(camera.name)
+        if known is None or known[0] is not camera or known[1] != lean:
+            known = (camera, lean, camera.carried(*np.radians(lean)))
+            self._leaning[camera.name] = known
+        return known[2]
+
     def _submit(self, name: str, camera: Camera, message: Message, pipeline: Pipeline) -> None:
+        camera = self._corrected(camera)
         rectified = self._p["images_rectified"]
         try:
             if self._p["image_transport"] == "compressed":
