@@ -1,0 +1,458 @@
+"""The image codec: pixels to bytes and back. ``ImageCodec`` puts networks, entropy coder, bitstream and rate control together.
+
+How a frame is coded (brief codec-common, sections 4 and 5): the analysis gives the latent y; gains of the rate point scale it; the
+hyper latent z is coded first; from z alone an integer network picks the coding table of every symbol, so that any machine parses the
+stream in the same way; the symbols are ``round(y - mean)``. Means and everything after them are ordinary floating point: they can
+shift the picture by a rounding error, never the parsing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bevstack.errors import BitstreamError, EngineError
+
+from . import bitstream, rans
+from .bitstream import Capture, Damage, Header, Limits, Stream
+from .config import HYPER_STRIDE, STRIDE, CodecConfig
+from .gains import RATE_UNIT, Floats, Gains, RatePlane, offsets_from_weights
+from .graph_names import passes_of
+from .networks import EngineName, Networks, open_networks
+from .symbols import SymbolOrder
+from .tiles import TileGrid
+from .weights import find_weights, load_arrays
+
+Pixels = NDArray[np.uint8]
+SYMBOL_LIMIT = 32000
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Result of ``ImageCodec.encode``.
+
+    Attributes:
+        data: the frame, decodable on its own.
+        width, height: of the picture.
+        rate: rate point that was used, 0 .. levels - 1.
+        bits: of the whole frame, 8 * len(data); ``estimated_bits``: what the coding tables alone ask for.
+        encodes: how often latent, means and symbols were computed to meet the target.
+        timings: milliseconds per stage.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    rate: float
+    estimated_bits: float
+    encodes: int
+    timings: dict[str, float]
+
+    @property
+    def bits(self) -> int:
+        return 8 * len(self.data)
+
+    @property
+    def bpp(self) -> float:
+        """Bits per pixel of the whole frame."""
+        return self.bits / (self.width * self.height)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Result of ``ImageCodec.decode``.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        header: of the frame.
+        damage: segments that were lost; their part of the picture is filled in from what is left.
+        matched: False if the frame was made for another decoder's weights than these.
+        timings: milliseconds per stage.
+    """
+
+    rgb: Pixels
+    header: Header
+    damage: tuple[Damage, ...]
+    matched: bool
+    timings: dict[str, float]
+
+    @property
+    def report(self) -> list[str]:
+        """One line per damaged segment; empty if all is well."""
+        return [str(d) for d in self.damage]
+
+
+@dataclass
+class _Clock:
+    """Adds up stages."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def start(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.timings[stage] = self.timings.get(stage, 0.0) + (now - self._last) * 1e3
+        self._last = now
+
+
+@dataclass
+class _Coded:
+    """One try: symbols, tables and the gained latent as a decoder will see it."""
+
+    plane: RatePlane
+    z: NDArray[np.int32]
+    z_tables: NDArray[np.uint8]
+    symbols: NDArray[np.int32]
+    tables: NDArray[np.uint8]
+    decoded: Floats
+    bits: float
+
+
+class ImageCodec:
+    """One codec model on one engine. Not shared between threads at the same time.
+
+    Args:
+        weights: name ("codec-nano") or path of a weights file.
+        engine: "torch" or "onnx".
+        threads: of the engine.
+
+    Raises:
+        CheckpointError: no or damaged weights.
+        EngineError: the engine cannot run them, or answers the self-test wrongly.
+    """
+
+    def __init__(self, weights: str | Path = "codec-nano", engine: EngineName = "torch", threads: int = 1) -> None:
+        self.path = find_weights(weights)
+        self.info, arrays, self.tables = load_arrays(self.path)
+        self.gains = Gains(self.info.config.rate, arrays)
+        self._z_table = arrays["z_table"].astype(np.uint8)
+        self._plain = self.tables.with_skip(0)
+        self.networks: Networks = open_networks(self.info, arrays, engine, threads)
+        self._passes = passes_of(self.config)
+        self._orders: dict[tuple[int, int, int], SymbolOrder] = {}
+
+        card = self.info.card
+        # bpp and PSNR of a usual photograph at the lowest and highest rate point: where rate control starts to search.
+        self.usual_bpp = _pair(card.get("usual_bpp"), (0.08, 2.5))
+        self.usual_psnr = _pair(card.get("usual_psnr"), (25.0, 41.0))
+
+    @property
+    def config(self) -> CodecConfig:
+        return self.info.config
+
+    @property
+    def engine(self) -> str:
+        return self.networks.engine
+
+    def close(self) -> None:
+        """Frees the networks."""
+        self.networks.close()
+
+    def encode(
+        self,
+        rgb: Pixels,
+        *,
+        quality: float | None = None,
+        max_bytes: int | None = None,
+        psnr: float | None = None,
+        roi: NDArray[Any] | None = None,
+        tile: int = 0,
+        capture: Capture | None = None,
+    ) -> Encoded:
+        """Codes a picture to one of three targets.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            quality: 0..100, linear in the rate point; 50 if no target is given.
+            max_bytes: at most this many bytes for the whole frame, as close below as three tries get.
+            psnr: at least this PSNR in dB (decodes inside).
+            roi: (H, W) distortion weights, 1 = neutral: an error under weight 4 counts four times.
+            tile: side of independent tiles in pixels, a multiple of 64; 0: one tile. Tiles limit what a lost packet costs.
+            capture: origin of the frame, for the header.
+
+        Raises:
+            ValueError: an argument is out of range.
+            EngineError: a network failed.
+        """
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not all(1 <= s <= 0xFFFF for s in rgb.shape[:2]):
+            raise ValueError(f"picture is {rgb.dtype} {rgb.shape}: expected uint8 (height, width, 3)")
+        if sum(target is not None for target in (quality, max_bytes, psnr)) > 1:
+            raise ValueError("give one of quality, max_bytes and psnr")
+        if tile % 64 or not 0 <= tile <= 255 * 64:
+            raise ValueError(f"tile size {tile} is no multiple of 64 up to 16320")
+        if quality is not None and not 0.0 <= quality <= 100.0:
+            raise ValueError(f"quality {quality} is outside 0..100")
+        if roi is not None and roi.shape != rgb.shape[:2]:
+            raise ValueError(f"region weights are {roi.shape}, the picture is {rgb.shape[:2]}")
+        clock = _Clock()
+        height, width = rgb.shape[:2]
+        offsets = None if roi is None else offsets_from_weights(roi, self.config.rate, STRIDE * HYPER_STRIDE)
+        if offsets is not None and not offsets.any():
+            offsets = None
+        padded = np.pad(rgb, ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0)), mode="edge")
+        clock.lap("prepare")
+        latent = self.networks.run("analysis", rgb=padded[None])["latent"]
+        clock.lap("analysis")
+        job = _Job(self, rgb, latent, offsets, tile // 64, capture, clock)
+        if max_bytes is not None:
+            return job.to_bytes(max_bytes)
+        if psnr is not None:
+            return job.to_psnr(psnr)
+        return job.finish(job.try_rate((50.0 if quality is None else quality) / 100.0 * (self.config.rate.levels - 1)))
+
+    def decode(self, data: bytes | bytearray | memoryview, limits: Limits | None = None) -> Decoded:
+        """Decodes a frame. Lost tiles are filled in and reported.
+
+        Raises:
+            BitstreamError: not a frame, made by another model, beyond ``limits``, or its hyper latent is lost.
+            EngineError: a network failed.
+        """
+        clock = _Clock()
+        stream = bitstream.read(data, limits)
+        header = stream.header
+        if header.model_id != self.info.model_id:
+            raise BitstreamError(
+                f"coded frame: made by model {header.model_id.hex()}, this is {self.config.name} {self.info.model_id.hex()}: "
+                "decode it with the weights that it was made with"
+            )
+        order = self._order(header.grid)
+        if len(stream.hyper) != 1 or len(stream.layers) != len(order.layers):
+            raise BitstreamError(
+                f"coded frame: {len(stream.hyper)} hyper segments and {len(stream.layers)} layers; {self.config.name} has 1 and "
+                f"{len(order.layers)}"
+            )
+        if header.reference is not None:
+            raise BitstreamError(
+                f"coded frame: needs frame {header.reference}; {self.config.name} decodes frames that stand alone"
+            )
+        if header.quality is not None and header.quality_cell != 6:
+            raise BitstreamError(f"coded frame: quality cells of 2^{header.quality_cell} pixels; {self.config.name} uses 64")
+        if header.channels is not None and len(header.channels) != self.config.latent:
+            raise BitstreamError(
+                f"coded frame: a mask of {len(header.channels)} channels; {self.config.name} has {self.config.latent}"
+            )
+        plane = RatePlane(header.rate / RATE_UNIT, header.quality, self.config.rate)
+        h, w = header.grid.latent_shape
+        a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
+        levels = plane.levels(a, b)
+        if stream.hyper[0] is None:
+            raise BitstreamError(
+                f"coded frame: {stream.damage[0] if stream.damage else 'no hyper segment'}; nothing can be shown"
+            )
+        z = rans.decode(stream.hyper[0], self._z_tables(levels), self._plain).reshape(1, -1, a, b)
+        clock.lap("entropy decoding")
+        z_float, plane_float = z.astype(np.float32), levels.astype(np.float32)[None, None]
+        tables = self._tables(z_float, plane_float, h, w)
+        tables = self._masked(tables, header.channels)
+        clock.lap("scale net")
+        used = self.tables if header.skip_below is None else self.tables.with_skip(min(header.skip_below, len(self.tables)))
+        symbols = np.zeros((self.config.latent, h, w), np.int32)
+        damage = list(stream.damage)
+        known = {(d.layer, d.index) for d in damage}
+        for number, segments in enumerate(stream.layers):
+            values, problems = rans.decode_segments(
+                segments, order.gather(tables, number), order.bounds(number, self.config.latent), used
+            )
+            order.scatter(values, number, symbols)
+            for index, problem in enumerate(problems):
+                if problem is not None and (number, index) not in known:
+                    damage.append(Damage(number, index, problem))
+        clock.lap("entropy decoding")
+        gain, inverse = self.gains.latent(plane, h, w)
+        gained = self._reconstruct(symbols[None].astype(np.float32), z_float, plane_float, gain, inverse, clock)
+        rgb = self._synthesise(gained * inverse, plane)[: header.height, : header.width]
+        clock.lap("synthesis")
+        matched = header.reconstruction_id is None or header.reconstruction_id == self.info.reconstruction_id
+        return Decoded(np.ascontiguousarray(rgb), header, tuple(damage), matched, clock.timings)
+
+    def _order(self, grid: TileGrid) -> SymbolOrder:
+        key = (grid.width, grid.height, grid.tile_size)
+        if key not in self._orders:
+            if len(self._orders) > 16:
+                self._orders.clear()
+            self._orders[key] = SymbolOrder(grid, self._passes)
+        return self._orders[key]
+
+    def _z_tables(self, levels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(Z, a, b) coding table of every hyper symbol."""
+        return np.ascontiguousarray(np.moveaxis(self._z_table[levels], -1, 0))
+
+    def _tables(self, z: Floats, plane: Floats, h: int, w: int) -> NDArray[np.uint8]:
+        """(M, h, w) coding table of every symbol."""
+        index = self.networks.run("scales", z=z, plane=plane)["index"][0]
+        return np.ascontiguousarray(index[:, :h, :w])
+
+    @staticmethod
+    def _masked(tables: NDArray[np.uint8], channels: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+        """Channels that are not coded get table 0, which is never coded."""
+        if channels is not None:
+            tables[~channels] = 0
+        return tables
+
+    def _first(self, z: Floats, plane: Floats, h: int, w: int) -> tuple[Floats, Floats]:
+        """(features, natural means of pass 1), cut to the latent."""
+        out = self.networks.run("first", z=z, plane=plane)
+        return np.ascontiguousarray(out["features"][..., :h, :w]), np.ascontiguousarray(out["mean"][..., :h, :w])
+
+    @staticmethod
+    def _anchors(h: int, w: int) -> NDArray[np.bool_]:
+        result: NDArray[np.bool_] = np.add.outer(np.arange(h), np.arange(w)) % 2 == 0
+        return result
+
+    def _reconstruct(self, symbols: Floats, z: Floats, plane: Floats, gain: Floats, inverse: Floats, clock: _Clock) -> Floats:
+        """(1, M, h, w) gained latent = symbols + means."""
+        h, w = symbols.shape[-2:]
+        if self._passes == 0:
+            return symbols
+        features, mean = self._first(z, plane, h, w)
+        gained: Floats = symbols + mean * gain
+        if self._passes == 2:
+            anchors = self._anchors(h, w)
+            context = np.where(anchors, gained, np.float32(0)) * inverse
+            second = self.networks.run("second", features=features, decoded=context)["mean"]
+            gained = np.where(anchors, gained, symbols + second * gain)
+        clock.lap("means")
+        return gained
+
+    def _synthesise(self, latent: Floats, plane: RatePlane) -> Pixels:
+        h, w = latent.shape[-2:]
+        rgb: Pixels = self.networks.run("synthesis", latent=latent, **self.gains.conditioning(plane, h, w))["rgb"][0]
+        return rgb
+
+
+def _pair(value: Any, usual: tuple[float, float]) -> tuple[float, float]:
+    """Two rising positive numbers of a card, or the default."""
+    if (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(v, (int, float)) for v in value)
+        and 0 < value[0] < value[1]
+    ):
+        return float(value[0]), float(value[1])
+    return usual
+
+
+class _Job:
+    """One picture on its way to a target: the latent is computed once, everything that depends on the rate once per try."""
+
+    def __init__(
+        self,
+        codec: ImageCodec,
+        rgb: Pixels,
+        latent: Floats,
+        offsets: NDArray[np.int8] | None,
+        tile_size: int,
+        capture: Capture | None,
+        clock: _Clock,
+    ) -> None:
+        self.codec, self.rgb, self.latent, self.offsets, self.clock = codec, rgb, latent, offsets, clock
+        self.tile_size, self.capture = tile_size, capture
+        self.height, self.width = rgb.shape[:2]
+        self.order = codec._order(TileGrid(self.width, self.height, tile_size))
+        self.encodes = 0
+
+    def try_rate(self, r: float) -> _Coded:
+        """Symbols at a rate point."""
+        codec, clock = self.codec, self.clock
+        clock.start()
+        self.encodes += 1
+        base = round(min(max(r, 0.0), codec.config.rate.levels - 1.0) * RATE_UNIT) / RATE_UNIT
+        plane = RatePlane(base, self.offsets, codec.config.rate)
+        h, w = self.latent.shape[-2:]
+        a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
+        gain, inverse = codec.gains.latent(plane, h, w)
+        gained = self.latent * gain
+        levels = plane.levels(a, b)
+        plane_float = levels.astype(np.float32)[None, None]
+        z = codec.networks.run("hyper", gained=gained, plane=plane_float)["z"]
+        clock.lap("hyper")
+        tables = codec._tables(z, plane_float, h, w)
+        clock.lap("scale net")
+        coded = tables >= codec.tables.skip_below
+        if codec._passes == 0:
+            symbols = self._round(gained, coded)
+            decoded = symbols
+        else:
+            features, mean = codec._first(z, plane_float, h, w)
+            mean *= gain
+            symbols = self._round(gained - mean, coded)
+            decoded = symbols + mean
+            if codec._passes == 2:
+                anchors = codec._anchors(h, w)
+                context = np.where(anchors, decoded, np.float32(0)) * inverse
+                second = codec.networks.run("second", features=features, decoded=context)["mean"] * gain
+                later = self._round(gained - second, coded)
+                symbols = np.where(anchors, symbols, later)
+                decoded = np.where(anchors, decoded, later + second)
+        clock.lap("means")
+        z_int, symbols_int = z[0].astype(np.int32), symbols[0].astype(np.int32)
+        z_tables = codec._z_tables(levels)
+        bits = codec._plain.bits(z_int, z_tables) + codec.tables.bits(symbols_int, tables)
+        clock.lap("estimate")
+        return _Coded(plane, z_int, z_tables, symbols_int, tables, decoded * inverse, bits)
+
+    @staticmethod
+    def _round(residual: Floats, coded: NDArray[np.bool_]) -> Floats:
+        result: Floats = np.clip(np.floor(residual + np.float32(0.5)), -SYMBOL_LIMIT, SYMBOL_LIMIT) * coded
+        return result
+
+    def finish(self, coded: _Coded) -> Encoded:
+        """Entropy coding and container."""
+        codec = self.codec
+        self.clock.start()
+        hyper = rans.encode(coded.z, coded.z_tables, codec._plain)
+        layers: list[list[bytes | None]] = []
+        for number in range(len(self.order.layers)):
+            values = self.order.gather(coded.symbols, number)
+            tables = self.order.gather(coded.tables, number)
+            layers.append(
+                list(rans.encode_segments(values, tables, self.order.bounds(number, codec.config.latent), codec.tables))
+            )
+        header = Header(
+            self.width,
+            self.height,
+            codec.info.model_id,
+            rate=round(coded.plane.base * RATE_UNIT),
+            reconstruction_id=codec.info.reconstruction_id,
+            capture=self.capture,
+            tile_size=self.tile_size,
+            quality=coded.plane.offsets,
+        )
+        try:
+            data = bitstream.write(Stream(header, [hyper], layers))
+        except ValueError as error:
+            raise EngineError(f"the frame cannot be written: {error}") from error
+        self.clock.lap("entropy coding")
+        return Encoded(data, self.width, self.height, coded.plane.base, coded.bits, self.encodes, dict(self.clock.timings))
+
+    def to_bytes(self, limit: int) -> Encoded:
+        """The largest frame of at most ``limit`` bytes that three tries find.
+
+        Raises:
+            ValueError: the lowest rate point already takes more.
+        """
+        from .control import solve_bytes
+
+        return solve_bytes(self, limit)
+
+    def to_psnr(self, target: float) -> Encoded:
+        """The smallest frame of at least ``target`` dB that three tries find; the highest rate point if none reaches it."""
+        from .control import solve_psnr
+
+        return solve_psnr(self, target)
+
+    def psnr(self, coded: _Coded) -> float:
+        """PSNR-RGB in dB of the picture that a decoder will show."""
+        self.clock.start()
+        shown = self.codec._synthesise(coded.decoded, coded.plane)[: self.height, : self.width]
+        self.clock.lap("synthesis")
+        error = float(np.mean((shown.astype(np.float32) - self.rgb) ** 2))
+        return 10.0 * float(np.log10(255.0**2 / max(error, 1e-6)))

@@ -1,0 +1,336 @@
+"""Training of a codec: ``bevstack train codec``; see docs/codec-training.md.
+
+A run lives in one folder, as for the other models: ``options.json``, ``config.json``, ``environment.json``, ``log.csv``,
+``validation.csv`` and ``checkpoint.pt``, from which a run continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bevstack.codec.config import CODECS, HYPER_STRIDE, STRIDE, CodecConfig
+from bevstack.codec.model import CodecNet
+from bevstack.codec.rate import lagrange
+from bevstack.learn.train import AveragedWeights, CsvLog, Progress, TrainingError, environment
+from bevstack.nn.seed import seed_everything
+
+from .crops import CropStream, find_images, read_rgb, split
+from .initial import principal_start
+from .validate import Validation
+
+CELL = STRIDE * HYPER_STRIDE
+
+
+@dataclass(frozen=True)
+class CodecTrainOptions:
+    """What a run is asked to do.
+
+    Attributes:
+        output: the run's folder.
+        images: folders of photographs; ``exclude``: shell patterns of file names to leave out.
+        minutes: time budget (training time, over all continuations); the learning rate reaches zero with it.
+        steps: step budget instead of ``minutes``.
+        end: minutes-of-budget share after which the learning rate starts to fall (cosine); before it stays at its peak.
+        metric: "mse" or "ms-ssim" (start the latter from weights trained for the former).
+        sparsity: weight of the mean absolute gained latent, faded out over the last tenth of the budget.
+        visibility: share of steps in which random patches of the latent's residual are lost.
+        regions: share of steps with a random rate plane instead of one rate per image.
+        hold_out: every n-th image validates.
+        init: weights file to start from.
+    """
+
+    output: Path
+    images: tuple[Path, ...] = ()
+    exclude: tuple[str, ...] = ()
+    model: str = "codec-nano"
+    config: CodecConfig | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 8
+    crop: int = 256
+    scales: tuple[float, ...] = (1.0, 0.7, 0.5)
+    learning_rate: float = 1e-3
+    flat: float = 0.3
+    warmup: int = 200
+    clip_norm: float = 1.0
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    sparsity: float = 0.0
+    visibility: float = 0.0
+    regions: float = 0.1
+    ema: float = 0.999
+    seed: int = 0
+    threads: int | None = None
+    hold_out: int = 40
+    validate_minutes: float = 8.0
+    log_every: int = 50
+    checkpoint_minutes: float = 3.0
+    resume: bool = False
+    init: Path | None = None
+    betas: tuple[float, float] = field(default=(0.9, 0.98))
+
+    def network(self) -> CodecConfig:
+        if self.config is not None:
+            return self.config
+        if self.model not in CODECS:
+            raise TrainingError(f"no codec is called {self.model!r}: choose one of {', '.join(CODECS)}")
+        return CODECS[self.model]
+
+
+def learning_rate(step: int, fraction: float, options: CodecTrainOptions) -> float:
+    """Linear warm-up, flat, then a cosine to zero at the end of the budget."""
+    warm = min(1.0, (step + 1) / max(1, options.warmup))
+    past = max(0.0, (fraction - options.flat) / max(1e-9, 1.0 - options.flat))
+    return options.learning_rate * warm * max(1e-3, 0.5 * (1.0 + math.cos(math.pi * min(1.0, past))))
+
+
+def parameter_groups(net: CodecNet, rate: float) -> list[dict[str, Any]]:
+    """Gains, priors and integer layers live on other scales than weights: they learn at multiples of the rate."""
+    fast, priors, plain = [], [], []
+    for name, parameter in net.named_parameters():
+        if name.startswith("rate.log") or name == "z_log_scale" or name.startswith("scales.") and "prior" not in name:
+            fast.append(parameter)
+        elif name == "scales.prior_knots":
+            priors.append(parameter)
+        else:
+            plain.append(parameter)
+    return [
+        {"params": plain, "lr": rate, "factor": 1.0},
+        {"params": fast, "lr": rate, "factor": 2.0},
+        {"params": priors, "lr": rate, "factor": 20.0},
+    ]
+
+
+class Trainer:
+    """One run's moving parts."""
+
+    def __init__(self, options: CodecTrainOptions, crops: CropStream | None) -> None:
+        self.options, self.config = options, options.network()
+        seed_everything(options.seed)
+        self.net = CodecNet(self.config)
+        self.crops = crops
+        if options.init is not None and not options.resume:
+            from bevstack.codec.weights import load_weights
+
+            self.net.load_state_dict(load_weights(options.init).state_dict())
+        elif crops is not None and not options.resume:
+            sample = np.concatenate([crops(10_000_000 + i) for i in range(12)])
+            principal_start(self.net, torch.from_numpy(sample).permute(0, 3, 1, 2).float())
+        self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(parameter_groups(self.net, options.learning_rate), betas=options.betas, eps=1e-9)
+        self.average = AveragedWeights(self.net, options.ema)
+        self.progress = Progress()
+
+    def rates(self, step: int, count: int, side: int) -> Tensor:
+        """(N, 1, a, b) rate points of a step: one per image, stratified over the range, or in some steps a random plane."""
+        random = np.random.default_rng((self.options.seed, step, 1))
+        top = self.config.rate.levels - 1.0
+        base = (random.permutation(count) + random.random(count)) / count * (top + 2.0) - 1.0
+        cells = side // CELL
+        planes = np.broadcast_to(base[:, None, None], (count, cells, cells)).copy()
+        if random.random() < self.options.regions:
+            for plane in planes:
+                inside = np.zeros((cells, cells), bool)
+                y, x = random.integers(0, cells, 2)
+                inside[y : y + random.integers(1, cells + 1), x : x + random.integers(1, cells + 1)] = True
+                shift = random.uniform(4.0, 24.0)
+                plane += np.where(inside, shift * 0.5, -shift * 0.5)
+        return torch.from_numpy(planes.clip(0.0, top).astype(np.float32))[:, None]
+
+    def visible(self, step: int, count: int, side: int) -> Tensor | None:
+        """(N, 1, h, w) zeros where the latent's residual is lost in this step."""
+        random = np.random.default_rng((self.options.seed, step, 2))
+        if random.random() >= self.options.visibility:
+            return None
+        rows = side // STRIDE
+        mask = np.ones((count, 1, rows, rows), np.float32)
+        for image in mask:
+            y, x = random.integers(0, rows, 2)
+            image[:, y : y + rows // 2, x : x + rows // 2] = 0.0
+        return torch.from_numpy(mask)
+
+    def loss(self, pixels: Tensor, r: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Rate-distortion loss, divided by its usual size at each rate point so that all rates count alike."""
+        count, _, height, width = pixels.shape
+        out = self.net(pixels, r, visible)
+        bpp = (out.bits_y + out.bits_z) / (height * width)
+        config = self.config.rate
+        weight = config.lambda_min * (config.lambda_max / config.lambda_min) ** (r / (config.levels - 1))
+        usual = weight.mean((1, 2, 3)).sqrt() * 7.0
+        if self.options.metric == "mse":
+            fine = weight.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
+            distortion = (fine * (out.pixels - pixels).square()).mean((1, 2, 3))
+        else:
+            from .losses import ms_ssim
+
+            distortion = 1333.0 * weight.mean((1, 2, 3)) * (1.0 - ms_ssim(out.pixels, pixels))
+        losses = (distortion + bpp) / usual
+        total = losses.mean()
+        if self.options.sparsity:
+            fade = min(1.0, 10.0 * (1.0 - self.progress.fraction(self.options)))  # type: ignore[arg-type]
+            total = total + self.options.sparsity * fade * out.latent.abs().mean()
+        mse = (out.pixels.detach() - pixels).square().mean((1, 2, 3))
+        parts = {
+            "loss": float(total.detach()),
+            "low": float(losses[r.mean((1, 2, 3)) < 21].detach().mean()),
+            "high": float(losses[r.mean((1, 2, 3)) > 42].detach().mean()),
+            "bpp": float(bpp.mean().detach()),
+            "z_share": float((out.bits_z / (out.bits_y + out.bits_z)).mean().detach()),
+            "psnr": float((10 * torch.log10(65025.0 / mse)).mean()),
+        }
+        return total, parts
+
+    def step(self, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[str, float]:
+        """One optimiser step on (N, S, S, 3) crops.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        number = self.progress.step
+        rate = learning_rate(number, self.progress.fraction(self.options), self.options)  # type: ignore[arg-type]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.net.train()
+        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float()
+        self.optimizer.zero_grad(set_to_none=True)
+        count, side = batch.shape[0], batch.shape[1]
+        total, parts = self.loss(pixels, self.rates(number, count, side), self.visible(number, count, side))
+        if not math.isfinite(parts["loss"]):
+            raise TrainingError(f"loss is {parts['loss']} at step {number}: continue from the checkpoint with a lower rate")
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.options.clip_norm))
+        self.optimizer.step()
+        self.average.update(self.net)
+        self.progress.step += 1
+        return {**parts, "norm": norm, "lr": rate}
+
+    def save(self, path: Path) -> None:
+        """Everything, written beside the target and moved over it."""
+        state = {
+            "config": self.config.to_json(),
+            "net": self.net.state_dict(),
+            "average": self.average.state,
+            "updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "random": torch.get_rng_state(),
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Continues from ``save``'s file.
+
+        Raises:
+            TrainingError: missing file, or a checkpoint of another model.
+        """
+        if not path.is_file():
+            raise TrainingError(f"nothing to resume: {path} does not exist")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["config"] != self.config.to_json():
+            raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
+        self.net.load_state_dict(state["net"])
+        self.average.state, self.average.updates = state["average"], state["updates"]
+        factors = [group["factor"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, factor in zip(self.optimizer.param_groups, factors):
+            group["factor"] = factor
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["random"])
+
+    def averaged_net(self) -> CodecNet:
+        """A copy with the averaged weights and fixed integers, in evaluation mode."""
+        net = CodecNet(self.config)
+        net.load_state_dict(self.average.state)
+        net.update()
+        return net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _prepare_folder(options: CodecTrainOptions, trainer: Trainer) -> None:
+    options.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.output / "checkpoint.pt"
+    if options.resume:
+        trainer.load(checkpoint)
+        return
+    if checkpoint.exists():
+        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "config"}
+    plain["images"] = [str(p) for p in options.images]
+    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    (options.output / "config.json").write_text(trainer.config.to_json() + "\n", encoding="utf-8")
+    (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+
+def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = print) -> Path:
+    """Runs (or continues) a training run to the end of its budget and writes ``weights.safetensors`` into its folder.
+
+    Raises:
+        TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
+        DataError: no usable images.
+    """
+    if (options.minutes is None) == (options.steps is None):
+        raise TrainingError("give the budget either in minutes or in steps")
+    if options.crop % CELL:
+        raise TrainingError(f"--crop {options.crop} is no multiple of {CELL}: choose {max(1, options.crop // CELL) * CELL}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    held = split(find_images(options.images, options.exclude), options.hold_out)
+    crops = CropStream([read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales)
+    trainer = Trainer(options, crops)
+    _prepare_folder(options, trainer)
+    validation = Validation([read_rgb(p) for p in held.held_out])
+    log = CsvLog(options.output / "log.csv", trainer.progress.step)
+    scores = CsvLog(options.output / "validation.csv", trainer.progress.step)
+    checkpoint = options.output / "checkpoint.pt"
+    saved = validated = time.monotonic()
+    if not options.resume:
+        validated -= 60 * options.validate_minutes
+    sums: dict[str, float] = {}
+    while True:
+        finished = trainer.progress.fraction(options) >= 1.0  # type: ignore[arg-type]
+        if validation.images and (finished or time.monotonic() - validated > 60 * options.validate_minutes):
+            row = {"step": trainer.progress.step, **validation(trainer.averaged_net())}
+            scores.write(row)
+            report("validation " + " ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            validated = time.monotonic()
+        if finished:
+            break
+        began = time.monotonic()
+        parts = trainer.step(crops(trainer.progress.step))
+        trainer.progress.seconds += time.monotonic() - began
+        for name, value in parts.items():
+            if math.isfinite(value):
+                sums[name] = sums.get(name, 0.0) + value
+        step = trainer.progress.step
+        if step % options.log_every == 0:
+            row = {"step": step, "minutes": trainer.progress.seconds / 60}
+            row |= {k: sums.get(k, 0.0) / options.log_every for k in parts}
+            log.write(row)
+            report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            sums = {}
+        if time.monotonic() - saved > 60 * options.checkpoint_minutes:
+            trainer.save(checkpoint)
+            saved = time.monotonic()
+    trainer.save(checkpoint)
+    return write_weights(trainer, options.output / "weights.safetensors")
+
+
+def write_weights(trainer: Trainer, path: Path) -> Path:
+    """The averaged weights as a weights file of ``bevstack.codec.weights``."""
+    from bevstack.codec.weights import save_weights
+
+    card = {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"}
+    save_weights(path, trainer.averaged_net(), card)
+    return path
