@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bevstack.errors import BitstreamError
 
-from .crc import crc32c
+from .crc import crc32c, find_window
 from .tiles import TileGrid
 
 MAGIC = b"VTC1"
@@ -50,6 +50,8 @@ class Limits:
     segments: int = 4096
     channels: int = 4096
     quality_cells: int = 1 << 17
+    search: int = 1 << 24  # bytes looked at, in all, for segments that do not stand where they should
+    search_ahead: int = 1 << 16  # how far from that place
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,13 @@ class Layout:
     entries: tuple[Entry, ...]
     start: int
 
+    def place(self, number: int) -> tuple[int, int]:
+        """Layer and tile of segment ``number``; -1 and the number itself for a hyper segment."""
+        return divmod(number - self.hyper, len(self.header.grid)) if number >= self.hyper else (-1, number)
+
     @property
     def size(self) -> int:
+        """Bytes of the whole frame."""
         return self.start + sum(entry.length for entry in self.entries)
 
 
@@ -238,27 +245,42 @@ def read(data: bytes | bytearray | memoryview, limits: Limits | None = None) -> 
     Raises:
         BitstreamError: if the header is damaged, of another version, or asks for more than ``limits``.
     """
+    limits = limits if limits is not None else Limits()
     view = memoryview(data)
     layout = read_layout(view, limits)
-    tiles = len(layout.header.grid)
     segments: list[bytes | None] = []
     damage: list[Damage] = []
     at = layout.start
+    budget = limits.search if len(view) != layout.size else 0
     for number, entry in enumerate(layout.entries):
-        chunk = bytes(view[at : at + entry.length])
+        chunk, reason = _segment(view, at, entry)
+        if reason and budget > 0:
+            # Bytes were lost or added on the way: the segment may stand elsewhere.
+            first = max(layout.start, at - limits.search_ahead)
+            area = view[first : at + limits.search_ahead + entry.length]
+            budget -= len(area)
+            found = find_window(area, entry.length, entry.crc, 0, len(area))
+            if found is not None:
+                at = first + found
+                chunk, reason = _segment(view, at, entry)
         at += entry.length
-        reason = None
-        if len(chunk) < entry.length:
-            reason = f"cut off after {len(chunk)} of {entry.length} bytes"
-        elif entry.length and crc32c(chunk) != entry.crc:
-            reason = "check sum does not match"
         segments.append(None if reason else chunk)
         if reason:
-            layer, index = divmod(number - layout.hyper, tiles) if number >= layout.hyper else (-1, number)
-            damage.append(Damage(layer, index, reason))
+            damage.append(Damage(*layout.place(number), reason))
     hyper, rest = segments[: layout.hyper], segments[layout.hyper :]
+    tiles = len(layout.header.grid)
     layers = [rest[k * tiles : (k + 1) * tiles] for k in range(layout.layers)]
     return Stream(layout.header, hyper, layers, tuple(damage), min(at, len(view)))
+
+
+def _segment(view: memoryview, at: int, entry: Entry) -> tuple[bytes, str | None]:
+    """The bytes at the place where a segment should stand, and what is wrong with them."""
+    chunk = bytes(view[at : at + entry.length])
+    if len(chunk) < entry.length:
+        return chunk, f"cut off after {len(chunk)} of {entry.length} bytes"
+    if entry.length and crc32c(chunk) != entry.crc:
+        return chunk, "check sum does not match"
+    return chunk, None
 
 
 def read_layout(data: bytes | bytearray | memoryview, limits: Limits | None = None) -> Layout:

@@ -50,7 +50,45 @@ def _run(data, tables, crc):  # type: ignore[no-untyped-def]  # pragma: no cover
     return crc
 
 
+@numba.njit(cache=True, nogil=True)
+def _find(data, tables, leaving, blank, length, crc, first, last):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """First start in first..last of a window with this CRC register, or -1. ``blank``: what the initial value becomes in a window."""
+    wanted = crc ^ blank
+    register = np.uint32(0)
+    for at in range(first, first + length):
+        register = tables[0, (register ^ data[at]) & 0xFF] ^ (register >> 8)
+    start = first
+    while register != wanted:
+        if start == last:
+            return -1
+        register = tables[0, (register ^ data[start + length]) & 0xFF] ^ (register >> 8) ^ leaving[data[start]]
+        start += 1
+    return start
+
+
 def crc32c(data: bytes | bytearray | memoryview) -> int:
     """The check value of ``data``: 0xE3069283 for b"123456789"."""
     octets = np.frombuffer(bytearray(data), np.uint8)  # a writeable copy: numba compiles a second time for read-only arrays
     return int(_run(octets, _tables(), np.uint32(0xFFFFFFFF))) ^ 0xFFFFFFFF
+
+
+def find_window(data: bytes | bytearray | memoryview, length: int, check: int, first: int, last: int) -> int | None:
+    """Where a window of ``length`` bytes with the CRC-32C ``check`` starts, from ``first`` to ``last``; None if nowhere.
+
+    Slides in constant time per step: the register is linear in the bytes, so what a byte has added by the time it leaves the
+    window can be taken out again.
+    """
+    last = min(last, len(data) - length)
+    if length < 1 or first < 0 or last < first:
+        return None
+    octets = np.frombuffer(bytearray(data), np.uint8)
+    tables = _tables()
+    zeros = np.zeros(length, np.uint8)
+    # A byte's trace after ``length`` more bytes, for the 8 single bits; the others follow by linearity.
+    leaving = np.zeros(256, np.uint32)
+    for bit in range(8):
+        trace = _run(zeros, tables, tables[0, 1 << bit])
+        leaving[1 << bit : 2 << bit] = leaving[: 1 << bit] ^ trace
+    blank = _run(zeros, tables, np.uint32(0xFFFFFFFF))
+    start = int(_find(octets, tables, leaving, blank, length, np.uint32(check ^ 0xFFFFFFFF), first, last))
+    return None if start < 0 else start

@@ -178,7 +178,7 @@ def encode_tiles(
     _same_shape(symbols, indices)
     symbols, indices = plain(symbols), plain(indices)
     flat = np.empty(indices.size + 1, np.int32)
-    flat_tables = np.empty(indices.size + 1, np.uint8)
+    flat_tables = np.empty(indices.size + 1, np.uint16)
     bounds = np.empty(len(grid) + 1, np.int64)
     chosen = _chosen(indices, channels)
     _gather(symbols, indices, grid.windows(), chosen, passes, tables.skip_below, flat, flat_tables, bounds)
@@ -205,7 +205,7 @@ def decode_tiles(
     """
     _check(indices, grid, channels, passes)
     indices = plain(indices)
-    flat_tables = np.empty(indices.size + 1, np.uint8)
+    flat_tables = np.empty(indices.size + 1, np.uint16)
     bounds = np.empty(len(grid) + 1, np.int64)
     chosen, windows = _chosen(indices, channels), grid.windows()
     _gather_tables(indices, windows, chosen, passes, tables.skip_below, flat_tables, bounds)

@@ -19,7 +19,7 @@ from . import rans_kernels as kernels
 from .tables import SYMBOL_MAX, SYMBOL_MIN, CdfTables
 
 Symbols = NDArray[np.int32]
-Indices = NDArray[np.uint8] | NDArray[np.uint16]
+Indices = NDArray[np.uint16]
 
 WORDS_PER_SYMBOL = 3  # at most: an escape is one table step and 20 bits
 STATE_WORDS = 3
@@ -62,17 +62,17 @@ class Lookup:
 
 
 def as_indices(cdf_index: NDArray[np.integer]) -> Indices:
-    """A flat uint8 or uint16 array: the two kinds that the compiled loops know.
+    """A flat, writeable uint16 array.
 
     Raises:
         ValueError: if the array is not of integers or holds a value that does not fit.
     """
     flat = np.ascontiguousarray(cdf_index).reshape(-1)
-    if flat.dtype in (np.uint8, np.uint16):
+    if flat.dtype == np.uint16:
         return flat if flat.flags.writeable else flat.copy()
     if flat.dtype.kind not in "iu":
         raise ValueError(f"table indices are {flat.dtype}, expected unsigned integers")
-    if len(flat) and (flat.min() < 0 or flat.max() > 0xFFFF):
+    if flat.dtype != np.uint8 and len(flat) and (flat.min() < 0 or flat.max() > 0xFFFF):
         raise ValueError(f"table indices {flat.min()}..{flat.max()} do not fit uint16")
     return flat.astype(np.uint16)
 
