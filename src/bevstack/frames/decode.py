@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -19,10 +20,12 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from bevstack.errors import SourceError
+from bevstack.errors import BevstackError, SourceError
 from bevstack.geometry import Camera
 
+from .formats import find
 from .rectify import Rectifier
+from .shared import SharedDecodes, decode_jpeg, eighths
 from .types import Frame
 
 Filter = Literal["area", "bicubic"]
@@ -52,10 +55,10 @@ class DecodeFailure:
 
 
 def image_size(encoded: bytes | memoryview) -> tuple[int, int]:
-    """(width, height) that a JPEG's or PNG's header states, without decoding.
+    """(width, height) that the header of a JPEG, PNG or added kind (``formats``) states, without decoding.
 
     Raises:
-        DecodeError: neither JPEG nor PNG, or a damaged header.
+        DecodeError: of no known kind, or a damaged header.
     """
     head = bytes(encoded[:24])
     if head.startswith(PNG_MAGIC):
@@ -68,7 +71,13 @@ def image_size(encoded: bytes | memoryview) -> tuple[int, int]:
         except (ValueError, KeyError) as error:  # KeyError: its table of colour spaces lacks what a damaged header states
             raise DecodeError(f"JPEG of {len(encoded)} bytes has a damaged header ({error})") from None
     else:
-        raise DecodeError(f"{len(encoded)} bytes starting with {head[:4].hex(' ')!r} are neither JPEG nor PNG")
+        other = find(encoded)
+        if other is None:
+            raise DecodeError(f"{len(encoded)} bytes starting with {head[:4].hex(' ')!r} are neither JPEG nor PNG")
+        try:
+            width, height = other.size(encoded)
+        except BevstackError as error:
+            raise DecodeError(str(error)) from None
     if not 0 < width * height <= MAX_PIXELS:
         raise DecodeError(f"image header states {width}x{height} pixels, outside 1 to {MAX_PIXELS}")
     return int(width), int(height)
@@ -95,9 +104,14 @@ def resize(image: Image, size: tuple[int, int], filter: Filter = "area") -> Imag
 
 
 def decode(
-    encoded: bytes | memoryview, size: tuple[int, int] | None = None, filter: Filter = "area", *, exact: bool = True
+    encoded: bytes | memoryview,
+    size: tuple[int, int] | None = None,
+    filter: Filter = "area",
+    *,
+    exact: bool = True,
+    jpeg: Callable[[bytes | memoryview, tuple[int, int], int], Image] = decode_jpeg,
 ) -> Image:
-    """Decode JPEG or PNG bytes to (H, W, 3) uint8 RGB, C-contiguous.
+    """Decode JPEG or PNG bytes, or those of an added kind (``formats``), to (H, W, 3) uint8 RGB, C-contiguous.
 
     Args:
         encoded: the compressed image.
@@ -105,6 +119,7 @@ def decode(
         filter: see ``resize``. With ``area`` a JPEG is decoded at the smallest n/8 scale that is not below ``size``, then
             resized. ``bicubic`` decodes in full first, because the kernel must see the original pixels.
         exact: False leaves out the last resize: the result is at least ``size``.
+        jpeg: decodes a JPEG, given its bytes, its size and the scale n of n/8.
 
     Raises:
         DecodeError: truncated or damaged bytes, or an unknown format.
@@ -113,9 +128,14 @@ def decode(
     if bytes(encoded[:3]) == JPEG_MAGIC:
         least = (0, 0) if size is None or filter == "bicubic" or size[0] > width or size[1] > height else size
         try:
-            image = simplejpeg.decode_jpeg(encoded, "RGB", min_width=least[0], min_height=least[1], min_factor=1, strict=True)
+            image = jpeg(encoded, (width, height), eighths((width, height), least) if least != (0, 0) else 8)
         except (ValueError, KeyError) as error:
             raise DecodeError(f"JPEG of {len(encoded)} bytes ({width}x{height}) is damaged: {error}") from None
+    elif (other := find(encoded)) is not None:
+        try:
+            image = other.decode(encoded)
+        except BevstackError as error:
+            raise DecodeError(f"{other.name} of {len(encoded)} bytes cannot be decoded: {error}") from None
     else:
         image = _decode_png(encoded)
     if size is None or not exact:
@@ -146,11 +166,21 @@ def _decode_png(encoded: bytes | memoryview) -> Image:
 
 
 def decode_frame(
-    frame: Frame, size: tuple[int, int] | None = None, filter: Filter = "area", rectifier: Rectifier | None = None
+    frame: Frame,
+    size: tuple[int, int] | None = None,
+    filter: Filter = "area",
+    rectifier: Rectifier | None = None,
+    *,
+    exact: bool = True,
+    shared: SharedDecodes | None = None,
 ) -> Frame:
     """The same frame with its image decoded, resized and, given a rectifier for ``size``, undistorted.
 
     An undistorted frame carries the ideal pinhole camera (``rectifier.camera``) and ``rectified`` = True.
+
+    Args:
+        exact: False: the image is at least ``size``, or as it came.
+        shared: others of this process that may have decoded the same bytes.
 
     Raises:
         DecodeError: bytes that cannot be decoded, or whose size is not the one that the camera's calibration belongs to.
@@ -165,8 +195,9 @@ def decode_frame(
                 f"{frame.camera.name} sends {found[0]}x{found[1]} but its calibration is for {frame.camera.width}x"
                 f"{frame.camera.height}: give the camera_info that belongs to this image size"
             )
-        image = decode(frame.encoded, size, filter, exact=rectifier is None)
-    elif size is not None and rectifier is None:
+        jpeg = partial(shared.jpeg, frame.camera.name, frame.stamp) if shared is not None else decode_jpeg
+        image = decode(frame.encoded, size, filter, exact=exact and rectifier is None, jpeg=jpeg)
+    elif size is not None and rectifier is None and exact:
         image = resize(image, size, filter)
     if rectifier is not None and not frame.rectified:
         return replace(frame, camera=rectifier.camera, image=rectifier(image), rectified=True)
@@ -203,6 +234,8 @@ class DecodePool:
         filter: default resize filter of ``submit``.
         newest_wins: False keeps every frame (a bag that is evaluated must not lose any).
         rectify: remove the distortion of cameras that have any.
+        exact: False leaves out the last resize: images are at least as large as asked for.
+        shared: decode together with the other pools that are given the same one.
     """
 
     def __init__(
@@ -212,6 +245,8 @@ class DecodePool:
         filter: Filter = "area",
         newest_wins: bool = True,
         rectify: bool = True,
+        exact: bool = True,
+        shared: SharedDecodes | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"a decode pool needs at least one worker, not {workers}")
@@ -220,6 +255,10 @@ class DecodePool:
         self.newest_wins = newest_wins
         self.counters: dict[str, DecodeCounters] = {}
         self.rectify = rectify
+        self.exact = exact
+        self._shared = shared
+        if shared is not None:
+            shared.join(self)
         self._rectifiers: dict[str, Rectifier] = {}
         self._condition = threading.Condition()
         self._waiting: dict[str, deque[_Job]] = {}
@@ -296,6 +335,8 @@ class DecodePool:
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
         """Stop the workers and wait for them. ``drain`` decodes what waits first; else waiting frames count as dropped."""
         orphans: list[_Job] = []
+        if self._shared is not None:
+            self._shared.leave(self)
         with self._condition:
             self._closed = True
             if not drain:
@@ -346,7 +387,14 @@ class DecodePool:
             name = job.frame.camera.name
             result: Frame | DecodeFailure
             try:
-                result = decode_frame(job.frame, job.size, job.filter, self._rectifier(job.frame, job.size))
+                result = decode_frame(
+                    job.frame,
+                    job.size,
+                    job.filter,
+                    self._rectifier(job.frame, job.size),
+                    exact=self.exact,
+                    shared=self._shared,
+                )
             except Exception as error:  # noqa: BLE001 - a worker must outlive any bad frame; the failure is handed on
                 result = DecodeFailure(name, job.frame.stamp, f"{name} at {job.frame.stamp} ns: {error}")
             with self._condition:

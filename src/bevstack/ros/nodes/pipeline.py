@@ -14,6 +14,7 @@ import numpy as np
 from bevstack.errors import BevstackError
 from bevstack.frames.decode import DecodeFailure, DecodePool
 from bevstack.frames.ego import PoseBuffer, PoseUnavailableError
+from bevstack.frames.shared import PROCESS
 from bevstack.frames.sync import Synchroniser
 from bevstack.frames.types import Frame, FrameSet
 from bevstack.geometry import Boxes3D, Camera
@@ -139,7 +140,7 @@ class Pipeline:
         # (camera, stamp) -> (arrival, decode ms); bounded, because frames that are dropped never come to be looked up.
         self._traces: OrderedDict[tuple[str, int], tuple[float, float]] = OrderedDict()
         self._reset_wanted = threading.Event()
-        self._pool = DecodePool(workers, filter="bicubic" if image_filter == "bicubic" else "area")
+        self._pool = DecodePool(workers, filter="bicubic" if image_filter == "bicubic" else "area", shared=PROCESS)
         self._worker: NewestWins[_Instant] = NewestWins("bev", self._run)
 
     def submit(self, frame: Frame) -> None:
