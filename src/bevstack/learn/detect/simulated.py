@@ -1,0 +1,101 @@
+"""Simulated drives as labelled images: true 2D boxes, and folders in COCO's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bevstack.frames.sim import SimulatedDrive
+from bevstack.frames.sim.jpeg import encode_jpeg
+from bevstack.geometry import DETECTION_CLASSES, Boxes3D, Camera
+
+from .coco import CocoWriter, Labels
+
+MIN_PIXELS = 24  # visible pixels of a labelled object
+MIN_SIDE = 3.0  # pixels
+MIN_SHARE = 0.1  # of the box's pixels that show the object
+MIN_VISIBLE = 0.2  # of the box that the whole object would have inside the image
+
+
+def true_boxes(drive: SimulatedDrive, t: float, camera: Camera) -> Labels:
+    """Boxes around what is seen of every object in one undistorted camera, ``t`` seconds after the start.
+
+    The box is tight around the visible pixels, as in COCO, not the hull of the projected 3D box: an object that is half hidden
+    has a box of its visible half. Objects of which too little is seen (``MIN_PIXELS``, ``MIN_SIDE``, ``MIN_SHARE``,
+    ``MIN_VISIBLE``), or that are beyond the range in which the 3D truth is given, are marked ``ignore``.
+    """
+    mask = drive.object_mask(t, camera)
+    truth, _ = drive.truth_with_visibility(t)
+    labelled = dict(zip(truth.id.tolist(), truth.label.tolist()))
+    whole = dict(zip(truth.id.tolist(), _whole_areas(truth, camera)))
+    rows, columns = np.nonzero(mask >= 0)
+    ids = mask[rows, columns]
+    order = np.argsort(ids, kind="stable")
+    ids, rows, columns = ids[order], rows[order], columns[order]
+    found, first = np.unique(ids, return_index=True)
+    xyxy, label, ignore = [], [], []
+    for number, start, stop in zip(found.tolist(), first.tolist(), [*first[1:].tolist(), len(ids)]):
+        x, y = columns[start:stop], rows[start:stop]
+        box = (float(x.min()), float(y.min()), float(x.max()) + 1.0, float(y.max()) + 1.0)
+        width, height = box[2] - box[0], box[3] - box[1]
+        pixels = stop - start
+        small = pixels < MIN_PIXELS or min(width, height) < MIN_SIDE or pixels < MIN_SHARE * width * height
+        small = small or width * height < MIN_VISIBLE * whole.get(number, 0.0)
+        xyxy.append(box)
+        label.append(labelled.get(number, int(drive.world.label[number])))
+        ignore.append(small or number not in labelled)
+    return Labels(np.array(xyxy, np.float32).reshape(-1, 4), np.array(label, np.int64), np.array(ignore, np.bool_))
+
+
+def _whole_areas(truth: Boxes3D, camera: Camera) -> list[float]:
+    """Pixels of the projected 3D boxes inside the image, as if nothing stood before them; 0 if partly behind the camera."""
+    pixels, depth = camera.project(truth.corners().reshape(-1, 3))
+    corners = np.clip(pixels, 0.0, [camera.width, camera.height]).reshape(-1, 8, 2)
+    ahead = (depth > 0.1).reshape(-1, 8).all(1)
+    return [float(np.prod(c.max(0) - c.min(0))) if a else 0.0 for c, a in zip(corners, ahead)]
+
+
+def write_simulated(
+    folder: Path,
+    seeds: Iterable[int],
+    *,
+    instants: int = 8,
+    width: int = 640,
+    seconds: float = 24.0,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """Images of simulated drives and ``coco.json`` in ``folder``; returns the JSON's path.
+
+    Args:
+        instants: per drive, evenly spread over ``seconds``; each gives one image per camera of the default rig.
+        width: of the images, pixels.
+    """
+    writer = CocoWriter(folder, DETECTION_CLASSES, "simulated drives (bevstack.frames.sim)")
+    for seed in seeds:
+        with SimulatedDrive(seed, duration=seconds, rate=1.0, image_width=width) as drive:
+            for n in range(instants):
+                t = seconds * (n + 0.5) / instants
+                for name, image in drive.render_instant(t).items():
+                    labels = true_boxes(drive, t, drive.cameras[name])
+                    writer.add(f"{seed:05d}/{n:02d}_{name}.jpg", encode_jpeg(image, 92, name), image.shape[:2], labels)
+        writer.save()  # after every drive: what is there can be used already
+        if report is not None:
+            report(f"seed {seed}: {writer.images} images, {writer.boxes} boxes")
+    return writer.save()
+
+
+def draw(image: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...] = DETECTION_CLASSES) -> NDArray[np.uint8]:
+    """A copy of the image with its boxes, ignored ones in grey: to look at data."""
+    import cv2
+
+    from bevstack.geometry.palette import class_rgb
+
+    out = image.copy()
+    for box, label, ignore in zip(labels.xyxy, labels.label, labels.ignore):
+        colour = (128, 128, 128) if ignore else class_rgb(int(label))
+        x0, y0, x1, y1 = (round(float(v)) for v in box)
+        cv2.rectangle(out, (x0, y0), (x1 - 1, y1 - 1), colour, 1)
+    return out

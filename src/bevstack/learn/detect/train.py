@@ -1,0 +1,423 @@
+"""Training of a GiraffeDet rung: ``bevstack train giraffedet``; several processes with torchrun.
+
+A run lives in one folder: ``options.json``, ``config.json``, ``environment.json``, ``log.csv`` and ``checkpoint.pt``, from which
+it continues as if it had never stopped: weights, averaged weights, optimiser, gradient scale, and the position in the data,
+which is a pure function of the step number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from bevstack.detect.config import DETECTORS, GiraffeDetConfig
+from bevstack.detect.letterbox import check_canvas
+from bevstack.detect.network import GiraffeDetNet
+from bevstack.learn.train import AveragedWeights, CsvLog, TrainingError, environment
+from bevstack.nn.seed import seed_everything
+
+from .data import AugmentOptions, BatchIndex, DataSpec, Sample, TrainingSet
+from .losses import GFLLoss, Targets
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run is asked to do.
+
+    Attributes:
+        output: the run's folder. ``data``: labelled sets.
+        model: name in ``DETECTORS``; ignored when ``config`` is given.
+        minutes: time budget over all continuations; the learning rate reaches its end with it. ``steps``: budget instead.
+        batch: images per step and process.
+        canvases: (height, width) of the training images, one drawn per step; empty: the rung's own.
+        optimizer: "adamw" with a cosine, or "sgd", the published recipe: momentum 0.9, rate divided by ten at 90 % and 97 %.
+        freeze: share of the budget after which batch norms keep their statistics; 1: never.
+        ema: decay of the averaged weights, which are what a run produces.
+        init: weights file to start from: tensors of the same name and shape are taken.
+        amp: half precision; None: where there is a GPU.
+        workers: processes that prepare images; 0: none.
+    """
+
+    output: Path
+    data: tuple[DataSpec, ...] = ()
+    model: str = "giraffedet-nano"
+    config: GiraffeDetConfig | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 8
+    canvases: tuple[tuple[int, int], ...] = ()
+    augment: AugmentOptions = dataclasses.field(default_factory=AugmentOptions)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 100
+    clip_norm: float = 10.0
+    freeze: float = 0.8
+    ema: float = 0.998
+    seed: int = 0
+    init: Path | None = None
+    amp: bool | None = None
+    workers: int = 0
+    threads: int | None = None
+    log_every: int = 20
+    checkpoint_minutes: float = 4.0
+    resume: bool = False
+
+    def network(self) -> GiraffeDetConfig:
+        if self.config is not None:
+            return self.config
+        if self.model not in DETECTORS:
+            raise TrainingError(f"no detector is called {self.model!r}: choose one of {', '.join(DETECTORS)}")
+        return DETECTORS[self.model]
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        return self.canvases or (self.network().canvas,)
+
+
+@dataclass
+class Progress:
+    """Where a run is: finished ``step``s and seconds spent in them."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def fraction(self, options: TrainOptions) -> float:
+        """Of the budget, 0 to 1."""
+        if options.steps is not None:
+            return min(1.0, self.step / max(1, options.steps))
+        assert options.minutes is not None
+        return min(1.0, self.seconds / (60.0 * options.minutes))
+
+
+def learning_rate(step: int, fraction: float, options: TrainOptions) -> float:
+    """Linear warm-up over ``warmup`` steps from a tenth, then half a cosine down to 1 % ("adamw") or two steps ("sgd")."""
+    warm = min(1.0, 0.1 + 0.9 * (step + 1) / max(1, options.warmup))
+    if options.optimizer == "sgd":
+        return options.learning_rate * warm * (1.0 if fraction < 0.9 else 0.1 if fraction < 0.97 else 0.01)
+    return options.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that torchrun started: its number, how many there are, its device."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+
+    @staticmethod
+    def join() -> Processes:
+        """Reads torchrun's variables and meets the other processes; alone where there are none."""
+        world, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")))
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(local)
+        if world > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        return Processes(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"))
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Over all processes."""
+        if self.world == 1:
+            return value
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value / self.world
+
+    def leave(self) -> None:
+        if self.world > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``images`` (N, H, W, 3) uint8 and one ``Targets`` per image."""
+
+    images: Tensor
+    targets: list[Targets]
+
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> Batch:
+        images = torch.from_numpy(np.stack([s.image for s in samples]))
+        targets = []
+        for s in samples:
+            learned, ignored = ~s.labels.ignore, s.labels.ignore
+            targets.append(
+                Targets(
+                    torch.from_numpy(s.labels.xyxy[learned]),
+                    torch.from_numpy(s.labels.label[learned]),
+                    torch.from_numpy(s.labels.xyxy[ignored]),
+                    torch.from_numpy(np.asarray(s.labels.unknown)),
+                )
+            )
+        return Batch(images, targets)
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        targets = [
+            Targets(*(v.to(device, non_blocking=True) for v in (t.boxes, t.labels, t.ignore, t.unknown))) for t in self.targets
+        ]
+        return Batch(self.images.to(device, non_blocking=True), targets)
+
+
+class _Samples(Dataset[Sample]):
+    def __init__(self, data: TrainingSet) -> None:
+        self._data = data
+
+    def __getitem__(self, key: tuple[int, tuple[int, int]]) -> Sample:
+        return self._data.sample(*key)
+
+
+def batches(data: TrainingSet, index: BatchIndex, workers: int, pin: bool) -> Iterator[Batch]:
+    """Endless batches in the order of ``index``, prepared ahead by ``workers`` processes (0: made here)."""
+    if workers == 0:
+        return (Batch.of([data.sample(*key) for key in keys]) for keys in index)
+    loader: DataLoader[Any] = DataLoader(
+        _Samples(data), batch_sampler=index, num_workers=workers, collate_fn=Batch.of, pin_memory=pin, persistent_workers=True
+    )
+    return iter(loader)
+
+
+class Trainer:
+    """One run's moving parts. ``step(batch)`` trains on one batch; ``save`` and ``load`` move everything to and from a file."""
+
+    def __init__(self, options: TrainOptions, processes: Processes | None = None) -> None:
+        self.options, self.config = options, options.network()
+        self.processes = processes or Processes()
+        device = self.processes.device
+        seed_everything(options.seed)
+        net = GiraffeDetNet(self.config)
+        if options.init is not None and not options.resume:
+            start_from(net, options.init)
+        net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._wrapped: nn.Module = net
+        if self.processes.world > 1:
+            if device.type == "cuda":
+                net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+            self._wrapped = nn.parallel.DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
+        self.net: GiraffeDetNet = net
+        self.norms = [m for m in net.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
+        decayed = [p for p in net.parameters() if p.ndim > 1]
+        plain = [p for p in net.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98))
+            if options.optimizer == "adamw"
+            else torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
+        )
+        self.amp = device.type == "cuda" if options.amp is None else options.amp
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and device.type == "cuda")
+        self.average = AveragedWeights(net, options.ema)
+        self.progress = Progress()
+        self._losses: dict[tuple[int, int], GFLLoss] = {}
+        self._mean = torch.tensor(self.config.mean, device=device)
+        self._std = torch.tensor(self.config.std, device=device)
+
+    def losses(self, canvas: tuple[int, int]) -> GFLLoss:
+        """The losses for a canvas, made once."""
+        if canvas not in self._losses:
+            self._losses[canvas] = GFLLoss(self.config, canvas, self.processes.device)
+        return self._losses[canvas]
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the loss parts, the gradient norm and the learning rate.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        options, device = self.options, self.processes.device
+        fraction = self.progress.fraction(options)
+        rate = learning_rate(self.progress.step, fraction, options)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._wrapped.train()
+        for norm in self.norms:
+            norm.train(fraction < options.freeze)
+        batch = batch.to(device)
+        planes = ((batch.images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
+        self.optimizer.zero_grad(set_to_none=True)
+        dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+        with torch.autocast(device.type, dtype, enabled=self.amp):
+            scores, logits = self._wrapped(planes)
+        canvas = (int(batch.images.shape[1]), int(batch.images.shape[2]))
+        parts = self.losses(canvas)(scores, logits, batch.targets, self.processes.mean)
+        if not torch.isfinite(parts.total):
+            raise TrainingError(
+                f"loss is {parts.total.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
+            )
+        self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        norm_value = float(nn.utils.clip_grad_norm_(self.net.parameters(), options.clip_norm))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update(self.net)
+        self.progress.step += 1
+        values = {
+            k: float(v.detach()) for k, v in (("loss", parts.total), ("cls", parts.cls), ("box", parts.box), ("dfl", parts.dfl))
+        }
+        return {**values, "positives": parts.positives, "norm": norm_value, "lr": rate}
+
+    def save(self, path: Path) -> None:
+        """Everything, written beside the target and moved over it: an interruption leaves the older file whole."""
+        state = {
+            "config": self.config.to_json(),
+            "net": self.net.state_dict(),
+            "average": self.average.state,
+            "updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Continues from ``save``'s file.
+
+        Raises:
+            TrainingError: missing file, or a checkpoint of another model.
+        """
+        if not path.is_file():
+            raise TrainingError(f"nothing to resume: {path} does not exist")
+        state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
+        if state["config"] != self.config.to_json():
+            raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
+        self.net.load_state_dict(state["net"])
+        self.average.state, self.average.updates = state["average"], state["updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+
+    def averaged_net(self) -> GiraffeDetNet:
+        """A copy of the network with the averaged weights, on the CPU, in evaluation mode."""
+        net = GiraffeDetNet(self.config)
+        net.load_state_dict(self.average.state)
+        return net.eval()
+
+
+def start_from(net: GiraffeDetNet, weights: Path) -> int:
+    """Copies tensors of the same name and shape from another weights file; returns how many.
+
+    Raises:
+        TrainingError: none fits. CheckpointError: the file cannot be read.
+    """
+    from bevstack.detect.weights import load_weights
+
+    own, other = net.state_dict(), load_weights(weights).state_dict()
+    fitting = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise TrainingError(f"{weights} has no tensor that fits {net.config.name}: start from a rung of the same widths")
+    net.load_state_dict({**own, **fitting})
+    return len(fitting)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _prepare_folder(options: TrainOptions, trainer: Trainer) -> None:
+    checkpoint = options.output / "checkpoint.pt"
+    if options.resume:
+        trainer.load(checkpoint)
+        return
+    if checkpoint.exists():
+        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
+    if trainer.processes.rank:
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    plain = {f.name: _plain(getattr(options, f.name)) for f in dataclasses.fields(options) if f.name != "config"}
+    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    (options.output / "config.json").write_text(trainer.config.to_json() + "\n", encoding="utf-8")
+    (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+
+def train_giraffedet(options: TrainOptions, *, report: Callable[[str], None] = print) -> Path:
+    """Runs (or continues) a training run to the end of its budget and writes ``weights.safetensors`` into its folder.
+
+    Raises:
+        TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
+        SourceError: labelled data that cannot be read.
+    """
+    if (options.minutes is None) == (options.steps is None):
+        raise TrainingError("give the budget either in minutes or in steps")
+    for canvas in options.sizes():
+        check_canvas(canvas)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    data = TrainingSet(options.network(), options.data, options.seed, options.augment)
+    processes = Processes.join()
+    try:
+        trainer = Trainer(options, processes)
+        _prepare_folder(options, trainer)
+        _loop(trainer, data, report)
+        target = options.output / "weights.safetensors"
+        if processes.rank == 0:
+            write_weights(trainer, target)
+        return target
+    finally:
+        processes.leave()
+
+
+def _loop(trainer: Trainer, data: TrainingSet, report: Callable[[str], None]) -> None:
+    options, processes, progress = trainer.options, trainer.processes, trainer.progress
+    first = processes.rank == 0
+    log = CsvLog(options.output / "log.csv", progress.step) if first else None
+    checkpoint = options.output / "checkpoint.pt"
+    index = BatchIndex(options.batch, options.sizes(), options.seed, progress.step, processes.rank, processes.world)
+    stream = batches(data, index, options.workers, processes.device.type == "cuda")
+    saved = time.monotonic()
+    sums: dict[str, float] = {}
+    waited = 0.0
+    while progress.fraction(options) < 1.0:
+        began = time.monotonic()
+        batch = next(stream)
+        waited += time.monotonic() - began
+        for name, value in trainer.step(batch).items():
+            sums[name] = sums.get(name, 0.0) + value
+        # All processes must stop at the same step: the clock is the mean of theirs.
+        spent = torch.tensor(time.monotonic() - began, dtype=torch.float64)
+        if options.minutes is not None and processes.world > 1:
+            spent = processes.mean(spent.to(processes.device)).cpu()
+        progress.seconds += float(spent)
+        if log is None:
+            continue
+        if progress.step % options.log_every == 0:
+            row: dict[str, float] = {"step": progress.step, "minutes": progress.seconds / 60}
+            row |= {k: v / options.log_every for k, v in sums.items()}
+            row["waiting"] = waited / options.log_every
+            log.write(row)
+            report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            sums, waited = {}, 0.0
+        if time.monotonic() - saved > 60 * options.checkpoint_minutes:
+            trainer.save(checkpoint)
+            saved = time.monotonic()
+    if first:
+        trainer.save(checkpoint)
+
+
+def write_weights(trainer: Trainer, path: Path) -> Path:
+    """The averaged weights as a weights file of ``bevstack.detect.weights``."""
+    from bevstack.detect.weights import save_weights
+
+    card = {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"}
+    save_weights(path, trainer.averaged_net(), card)
+    return path
