@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from . import models, rig, search
+from . import codec, models, rig, search
 from .plainly import plainly
 from .thermal import thermal_app
 
@@ -29,6 +29,7 @@ app.add_typer(models.eval_app, name="eval")
 app.add_typer(models.train_app, name="train")
 app.add_typer(models.export_app, name="export")
 app.add_typer(models.sim_app, name="sim")
+app.add_typer(codec.codec_app, name="codec")
 app.add_typer(rig.rig_app, name="rig")
 app.add_typer(thermal_app, name="thermal")
 app.add_typer(search.search_app, name="search")

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,15 @@ from .baselines import Baseline
 from .bd_rate import BdRate, Curve, CurveError, Metric, Point, bd_rate
 from .metrics import MS_SSIM_MIN_SIDE, ms_ssim, psnr, to_db
 
+if TYPE_CHECKING:
+    from .codec import ImageCodec
+
 Image = NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
 """Called with work done, all work, and what is being worked on."""
 
 PICTURE_SUFFIXES = (".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
-LEARNED_QUALITIES = (0.0, 12.0, 25.0, 38.0, 50.0, 62.0, 75.0, 88.0, 100.0)
+LEARNED_QUALITIES = (0.0, 14.0, 28.0, 42.0, 56.0, 70.0, 85.0, 100.0)
 # SHA-256 over the pixels of Kodak's 24 pictures (sorted by their own hashes): published curves hold for this set alone.
 KODAK_PIXELS = "8f35abaf130ed9d45f96e83467c85347848c9c6f3b659f2e0bc97b9ea78ca409"
 
@@ -77,6 +80,36 @@ class Classical:
     def decode(self, data: bytes) -> tuple[Image, Mapping[str, float]]:
         rgb, ms = self.baseline.decode(data)
         return rgb, {"total": ms}
+
+
+class Learned:
+    """An ``ImageCodec`` as ``PictureCodec``: stages as the codec tells them, and their sum.
+
+    Args:
+        codec: loaded weights.
+        name: for tables; None: that of the weights' config.
+        qualities: operating points.
+    """
+
+    def __init__(self, codec: ImageCodec, name: str | None = None, qualities: Sequence[float] = LEARNED_QUALITIES) -> None:
+        self.codec = codec
+        self.name = name or codec.config.name
+        self.qualities: Sequence[float] = tuple(qualities)
+
+    def encode(self, rgb: Image, quality: float) -> Coded:
+        made = self.codec.encode(rgb, quality=quality)
+        return Coded(made.data, with_total(made.timings), made.estimated_bits)
+
+    def decode(self, data: bytes) -> tuple[Image, Mapping[str, float]]:
+        shown = self.codec.decode(data)
+        if shown.damage:
+            raise EvaluationError(f"{self.name} cannot read its own stream: {shown.report[0]}")
+        return shown.rgb, with_total(shown.timings)
+
+
+def with_total(stages: Mapping[str, float]) -> dict[str, float]:
+    """Stages and their sum, milliseconds."""
+    return {**stages, "total": sum(stages.values())}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from .types import Frame
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO, TF, ODOMETRY = "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage", "nav_msgs/msg/Odometry"
+TRANSPORTS = ("compressed", "vtc1")
+"""Last words of the topics beside an image topic that carry it as CompressedImage, best first (vtc1: learned streams)."""
 _POSE_WAIT_NS = 500_000_000
 _MAX_HELD = 64
 _LOOK_AHEAD_NS = 60_000_000_000  # what is not there after a minute of the bag will not come
@@ -48,8 +50,13 @@ class ImageTopic:
 
 def info_sibling(image_topic: str) -> str:
     """The camera_info topic beside an image topic: ``/a/image_raw/compressed`` and ``/a/image_raw`` give ``/a/camera_info``."""
-    base = image_topic.removesuffix("/compressed")
-    return base.rpartition("/")[0] + "/camera_info"
+    return base_topic(image_topic).rpartition("/")[0] + "/camera_info"
+
+
+def base_topic(image_topic: str) -> str:
+    """The image topic without its transport: ``/a/image_raw/compressed`` and ``/a/image_raw/vtc1`` give ``/a/image_raw``."""
+    base, _, last = image_topic.rpartition("/")
+    return base if last in TRANSPORTS else image_topic
 
 
 def discover(topics: Mapping[str, str]) -> dict[str, ImageTopic]:
@@ -62,7 +69,7 @@ def discover(topics: Mapping[str, str]) -> dict[str, ImageTopic]:
     for topic, kind in topics.items():
         if kind not in (IMAGE, COMPRESSED) or "depth" in topic.lower() or topic.endswith(("/theora", "/compressedDepth")):
             continue
-        base = topic.removesuffix("/compressed") if kind == COMPRESSED else topic
+        base = base_topic(topic) if kind == COMPRESSED else topic
         namespace = base.rpartition("/")[0]
         found.setdefault(namespace, []).append(ImageTopic("", topic, info_sibling(topic), kind == COMPRESSED))
     if any(choice.info_topic in topics for choices in found.values() for choice in choices):
@@ -70,10 +77,17 @@ def discover(topics: Mapping[str, str]) -> dict[str, ImageTopic]:
     chosen: dict[str, ImageTopic] = {}
     for namespace, choices in found.items():
         if choices:
-            chosen[namespace] = min(choices, key=lambda c: (not c.compressed, "/image_raw" not in c.topic, c.topic))
+            chosen[namespace] = min(choices, key=_preference)
     names = _short_names(list(chosen))
     cameras = {names[ns]: ImageTopic(names[ns], c.topic, c.info_topic, c.compressed) for ns, c in chosen.items()}
     return {name: cameras[name] for name in rig_order(cameras)}
+
+
+def _preference(choice: ImageTopic) -> tuple[int, bool, str]:
+    """Lowest first: files before learned streams (dearer to decode) before raw pixels; other CompressedImage as files."""
+    last = choice.topic.rpartition("/")[2]
+    order = TRANSPORTS.index(last) if last in TRANSPORTS else 0
+    return order if choice.compressed else len(TRANSPORTS), "/image_raw" not in choice.topic, choice.topic
 
 
 def _short_names(namespaces: Collection[str]) -> dict[str, str]:
@@ -202,7 +216,7 @@ class BagSource(FrameSource):
         return chosen
 
     def _image_topic(self, name: str, topic: str, info_topic: str | None, topics: Mapping[str, str]) -> ImageTopic:
-        for candidate in (f"{topic}/compressed", topic):
+        for candidate in (*(f"{topic}/{transport}" for transport in TRANSPORTS), topic):
             if topics.get(candidate) in (IMAGE, COMPRESSED):
                 return ImageTopic(name, candidate, info_topic or info_sibling(candidate), topics[candidate] == COMPRESSED)
         images = sorted(t for t, kind in topics.items() if kind in (IMAGE, COMPRESSED))
@@ -215,7 +229,7 @@ class BagSource(FrameSource):
 
         if "{camera}" not in template:
             raise SourceError(f"image topic template {template!r} has no {{camera}} in it")
-        pattern = re.compile(re.escape(template).replace(re.escape("{camera}"), "([^/]+)") + "(/compressed)?")
+        pattern = re.compile(re.escape(template).replace(re.escape("{camera}"), "([^/]+)") + f"(/({'|'.join(TRANSPORTS)}))?")
         names = {
             match[1] for topic, kind in topics.items() if kind in (IMAGE, COMPRESSED) and (match := pattern.fullmatch(topic))
         }

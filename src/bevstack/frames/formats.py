@@ -1,7 +1,7 @@
 """Kinds of compressed pictures that rooms above this one know how to decode.
 
-JPEG and PNG are ``decode``'s own. Another kind is added once, by the room that owns it, and is then decoded wherever frames are:
-in bags, on topics, in the decode workers.
+JPEG and PNG are ``decode``'s own. Another kind is added once, by the room that owns it, and is then decoded wherever frames
+are: in bags, on topics, in the decode workers.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bevstack.codec import picture
 from bevstack.errors import BevstackError
 from bevstack.frames.calibration import camera_from_info as camera_from_fields
 from bevstack.frames.raw import image_to_rgb
@@ -52,6 +53,7 @@ from .interfaces import (
 MarkerStyle = Literal["cube", "lines"]
 
 _NS = 1_000_000_000
+_FORMATS = {b"\x89PNG": "png", picture.MAGIC: picture.FORMAT}
 
 
 class ImageMessageError(BevstackError):
@@ -234,9 +236,9 @@ def image_from_rgb(image: NDArray[np.uint8], stamp: int, frame_id: str) -> Messa
 
 
 def compressed_from_bytes(encoded: bytes | memoryview, stamp: int, frame_id: str) -> Message:
-    """JPEG or PNG bytes to sensor_msgs/CompressedImage; ``format`` follows the first bytes."""
-    png = bytes(encoded[:4]) == b"\x89PNG"
-    message = CompressedImage(header=header(stamp, frame_id), format="png" if png else "jpeg")
+    """JPEG, PNG or learned bytes to sensor_msgs/CompressedImage; ``format`` follows the first bytes."""
+    kind = _FORMATS.get(bytes(encoded[:4]), "jpeg")
+    message = CompressedImage(header=header(stamp, frame_id), format=kind)
     set_bytes(message, np.frombuffer(encoded, np.uint8))
     return message
 

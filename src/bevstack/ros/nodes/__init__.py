@@ -1,1 +1,5 @@
-"""The node classes: thin shells around ``frames`` and ``bev``. Each file has a ``main`` and runs as ``python -m``."""
+"""The node classes: thin shells around ``frames``, ``bev`` and ``codec``. Each has a ``main`` and runs as ``python -m``."""
+
+from bevstack.codec.picture import register
+
+register()  # bags and topics with learned streams decode like any other

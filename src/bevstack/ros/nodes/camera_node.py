@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bevstack.errors import BevstackError, SourceError
 from bevstack.frames.decode import decode
+from bevstack.frames.formats import find
 from bevstack.frames.sim import SimulatedDrive
 from bevstack.frames.source import Source, open_source
 from bevstack.frames.types import Frame
@@ -228,6 +229,8 @@ class CameraNode(Node):
         """(pixels, compressed bytes) of a frame, as far as the transport wants them."""
         transport = self._p["image_transport"]
         image, encoded = frame.image, frame.encoded
+        if encoded is not None and find(encoded) is not None:
+            image, encoded = decode(encoded), None  # what is named compressed must be readable for everybody
         if transport != "compressed" and image is None and encoded is not None:
             image = decode(encoded)
         if transport != "raw" and encoded is None and image is not None:
