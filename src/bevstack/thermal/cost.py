@@ -1,8 +1,8 @@
 """COST, the conditionally studentized test: a p-value for "does a parametric regression still describe these data?".
 
 The problem, the split and the conditional studentization are those of arXiv 2303.02840 (Liang, Wang, Huang, Zhu); the formulae
-here are our own derivation of a test with that structure, since only the paper's abstract was at hand. One part of the data learns
-where the model fails, the other is tested there:
+here are our own derivation of a test with that structure, since only the paper's abstract was at hand. One part of the data
+learns where the model fails, the other is tested there:
 
 1. fit on the part that learns, residuals e2; a_i = sum_j w(x_i, x_j) e2_j is the direction in which the model seems wrong.
 2. fit on the part that is tested, residuals e1; the direction is projected off the model's tangent space (at).
@@ -31,6 +31,9 @@ SplitKind = Literal["sequential", "random", "chunks"]
 
 FRACTION = 0.65
 """Share of the data that is tested: power is flat around its maximum there."""
+
+
+_DEPENDENT = 1e-10  # columns closer than this to the span of others, relatively, are left out
 
 
 class CheckError(BevstackError):
@@ -95,22 +98,34 @@ def basis(z: Floats) -> Floats:
     used = z[:, length > 0] / length[length > 0]
     if not used.shape[1]:
         return np.zeros((len(z), 0))
+    q, r = np.linalg.qr(used)
+    diagonal = np.abs(np.diag(r))
+    if len(z) >= used.shape[1] and diagonal.min() > _DEPENDENT * diagonal.max():
+        return np.asarray(q)
     left, values, _ = np.linalg.svd(used, full_matrices=False)
-    return np.asarray(left[:, values > 1e-10 * values[0]])
+    return np.asarray(left[:, values > _DEPENDENT * values[0]])
+
+
+def residuals(z: Floats, y: Floats) -> Floats:
+    """Of least squares (n,)."""
+    q = basis(z)
+    return np.asarray(y - q @ (q.T @ y))
 
 
 def fit(z: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Least squares: coefficients (q,), the shortest where columns depend on each other, and residuals (n,)."""
-    theta = np.linalg.lstsq(z, y, rcond=1e-10)[0]
+    length = np.linalg.norm(z, axis=0)
+    length[length == 0] = 1.0
+    theta = np.linalg.lstsq(z / length, y, rcond=_DEPENDENT)[0] / length
     return theta, y - z @ theta
 
 
-def robust_covariance(z: Floats, residuals: Floats) -> Floats:
+def robust_covariance(z: Floats, errors: Floats) -> Floats:
     """(q, q) covariance of least-squares coefficients, whatever the errors' variances (HC2)."""
     q = basis(z)
     leverage = np.minimum((q**2).sum(1), 1.0 - 1e-9)
     inverse = np.linalg.pinv(z.T @ z, rcond=1e-12, hermitian=True)
-    meat = (z * (residuals**2 / (1.0 - leverage))[:, None]).T @ z
+    meat = (z * (errors**2 / (1.0 - leverage))[:, None]).T @ z
     return np.asarray(inverse @ meat @ inverse)
 
 
@@ -164,8 +179,8 @@ def cost(z: Floats, x: Floats, y: Floats, tested: Indices, learnt: Indices, *, w
             f"{columns + 20} and {columns + 10} are needed; take a longer window"
         )
     scaled = standardised(x)
-    direction = weights(scaled[tested], scaled[learnt], weight) @ fit(z[learnt], y[learnt])[1]
-    return studentize(fit(z[tested], y[tested])[1], direction, z[tested], len(learnt))
+    direction = weights(scaled[tested], scaled[learnt], weight) @ residuals(z[learnt], y[learnt])
+    return studentize(residuals(z[tested], y[tested]), direction, z[tested], len(learnt))
 
 
 def frozen(
@@ -202,7 +217,7 @@ def frozen(
     scaled = standardised(x)
     f1, f2 = y[tested] - z[tested] @ first, y[learnt] - z[learnt] @ second
     if free.shape[1]:
-        f1, f2 = fit(free[tested], f1)[1], fit(free[learnt], f2)[1]
+        f1, f2 = residuals(free[tested], f1), residuals(free[learnt], f2)
     direction = weights(scaled[tested], scaled[learnt], weight) @ f2
     return studentize(f1, direction, free[tested], len(learnt), (z[tested], covariance))
 
@@ -212,9 +227,9 @@ def split(
 ) -> tuple[Indices, Indices]:
     """(tested, learnt) rows of ``n``.
 
-    "sequential": the past learns, the later part is tested, ``gap`` rows between them are left out: valid for errors that cannot
-    be foreseen from the past. "random": independent errors only; finds misfits that are local in time. "chunks": alternating
-    runs of ``chunk`` rows, half and half.
+    "sequential": the past learns, the later part is tested, ``gap`` rows between them are left out: valid for errors that
+    cannot be foreseen from the past. "random": independent errors only; finds misfits that are local in time. "chunks":
+    alternating runs of ``chunk`` rows, half and half.
     """
     rows = np.arange(n)
     if kind == "sequential":
@@ -239,9 +254,9 @@ def twice_median(values: Sequence[float]) -> float:
     return min(1.0, 2.0 * float(np.median(values)))
 
 
-def lag_correlation(residuals: Floats) -> float:
+def lag_correlation(errors: Floats) -> float:
     """Lag-1 autocorrelation; 0 for a constant."""
-    centred = residuals - residuals.mean()
+    centred = errors - errors.mean()
     power = float((centred**2).sum())
     return float((centred[1:] * centred[:-1]).sum()) / power if power > 0 else 0.0
 
