@@ -7,6 +7,9 @@ Input: a simulated drive at 10 instants/s, decoded to the network's size beforeh
 the rung's own where they are found, else random ones. Every combination runs in its own process, one after the other; peak
 memory is that process's. "graphs": split = image graph, compiled gather, BEV graph; whole = one graph with the gather inside.
 "recomputed" runs the image network on all instants' images again instead of reading the cache, as the published code does.
+"against the straightforward path" (`benchmarks/straightforward.py`): all images of all instants in eager torch, projections per
+call, torch post-processing, on the same instants and weights in the same process; boxes are compared on every step.
+"post-processing" takes head maps of the rung's size in which more anchors pass the threshold than are kept.
 """
 
 from __future__ import annotations
@@ -119,6 +122,54 @@ def worker(rung: str, engine: Any, split: bool, count: int, threads: int, seed: 
     return result
 
 
+def against(rung: str, engine: Any, count: int, threads: int, seed: int) -> dict[str, Any]:
+    """Ours and the straightforward path, same weights, same instants."""
+    from bevstack.bev.network import FastBEVNet
+    from bevstack.bev.weights import find_weights, load_weights
+    from bevstack.nn.seed import seed_everything
+    from straightforward import at_rate, confident, versus
+
+    try:
+        net = load_weights(find_weights(rung))
+    except BevstackError:
+        seed_everything(0)
+        net = confident(FastBEVNet(CONFIGS[rung]).eval())
+    ours = FastBEV(net, engine, threads=threads)
+    step = net.config.times[1] if len(net.config.times) > 1 else 0.5
+    instants = at_rate(drive(ours, count + len(net.config.times), seed), step)
+    result = {"rung": rung, "engine": engine, "threads": threads, **versus(ours, net, instants, threads)}
+    ours.close()
+    return result
+
+
+def post_processing(rung: str, repeat: int = 30) -> dict[str, float]:
+    """Milliseconds from head maps to boxes on one thread."""
+    from bevstack.bev.decode import decode_maps
+
+    config = CONFIGS[rung]
+    rng = np.random.default_rng(0)
+    kinds, (ny, nx) = config.anchors.per_cell, config.bev_hw
+    cls = rng.normal(-7.0, 1.5, (kinds * len(config.classes), ny, nx)).astype(np.float32)
+    reg = rng.normal(0.0, 0.1, (kinds * config.anchors.code_size, ny, nx)).astype(np.float32)
+    turn = rng.normal(0.0, 1.0, (kinds * 2, ny, nx)).astype(np.float32)
+    decode_maps(cls, reg, turn, config)
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        found = decode_maps(cls, reg, turn, config)
+        times.append((time.perf_counter() - start) * 1e3)
+    passed = int(
+        (cls.reshape(kinds, -1, ny * nx).max(1) > np.log(config.post.score_threshold / (1 - config.post.score_threshold))).sum()
+    )
+    return {
+        "anchors": config.anchor_count,
+        "above_threshold": passed,
+        "boxes": len(found.scores),
+        **summary(times),
+        "best": min(times),
+    }
+
+
 def show(result: dict[str, Any]) -> None:
     """One combination as a table."""
     print(
@@ -143,9 +194,14 @@ def main() -> int:
     parser.add_argument("--instants", type=int, default=30)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--against", type=int, default=6, help="instants of the straightforward path; 0: leave it out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.worker and options.worker.endswith("/against"):
+        rung, engine, _ = options.worker.split("/")
+        print(json.dumps(against(rung, engine, options.against, options.threads, options.seed)))
+        return 0
     if options.worker:
         rung, engine, graphs = options.worker.split("/")
         print(json.dumps(worker(rung, engine, graphs == "split", options.instants, options.threads, options.seed)))
@@ -163,13 +219,41 @@ def main() -> int:
                     continue
                 results.append(json.loads(done.stdout.splitlines()[-1]))
                 show(results[-1])
+    compared, post = [], {}
+    for rung in options.rungs.split(","):
+        post[rung] = p = post_processing(rung)
+        print(
+            f"\n{rung} post-processing: {p['p50']:.2f} ms (best {p['best']:.2f}) for {p['anchors']:.0f} anchors, "
+            f"{p['above_threshold']:.0f} above the threshold, {p['boxes']:.0f} boxes"
+        )
+        if not options.against:
+            continue
+        command = [sys.executable, __file__, "--worker", f"{rung}/{options.engines.split(',')[0]}/against"]
+        command += ["--against", str(options.against), "--threads", str(options.threads), "--seed", str(options.seed)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            failed += 1
+            print(f"{rung} against the straightforward path: failed with exit code {done.returncode}")
+            continue
+        compared.append(json.loads(done.stdout.splitlines()[-1]))
+        c = compared[-1]
+        print(
+            f"{rung} against the straightforward path: {c['ours_ms']:.0f} to {c['straightforward_ms']:.0f} ms, "
+            f"{c['times_faster']:.2f} x faster; {c['boxes']} boxes, {c['boxes_not_in_both']:.2%} not in both, "
+            f"largest difference {c['largest_difference']:.1e}"
+        )
     if options.json:
         machine = {
             "cpu": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         }
-        options.json.write_text(json.dumps({"benchmark": "bev", "machine": machine, "results": results}, indent=1))
+        options.json.write_text(
+            json.dumps(
+                {"benchmark": "bev", "machine": machine, "results": results, "against": compared, "post_processing": post},
+                indent=1,
+            )
+        )
     return 1 if failed else 0
 
 
