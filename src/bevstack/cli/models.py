@@ -151,6 +151,7 @@ def eval_fastbev(
     engine: Annotated[Literal["onnx", "torch"], typer.Option(help="Inference engine.")] = "onnx",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for a page with curves, best and worst instants.")] = None,
 ) -> None:
     """Score boxes with nuScenes' own metrics: mAP, NDS, errors, per class."""
     if simulated == (data is not None):
@@ -160,6 +161,7 @@ def eval_fastbev(
     from rich.progress import Progress
 
     from bevstack.learn.evaluate import evaluate_simulated, evaluate_source
+    from bevstack.learn.report import SHOWN, Gallery, write_report
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring", total=None)
@@ -167,16 +169,31 @@ def eval_fastbev(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total or None)
 
+        gallery = Gallery() if report is not None else None
         if data is not None:
-            result = evaluate_source(model, data, engine, threads=threads, progress=advance)
+            result = evaluate_source(model, data, engine, threads=threads, progress=advance, watch=gallery)
         else:
-            result = evaluate_simulated(model, numbers, engine, seconds=seconds, threads=threads, progress=advance)
+            result = evaluate_simulated(
+                model, numbers, engine, seconds=seconds, threads=threads, progress=advance, watch=gallery
+            )
     # Twelve columns do not fit 80 characters: a table that goes to a file or a narrow terminal keeps its numbers whole.
     Console(width=max(Console().width, 110)).print(
         result.table(f"{result.details['model']} on {result.details['data']}, {result.instants} instants")
     )
     if json_file is not None:
         result.save(json_file)
+    if report is not None and gallery is not None:
+        from bevstack.viewer.picture import compose
+
+        page = write_report(
+            result,
+            report,
+            gallery,
+            lambda instant, boxes, title: compose(
+                instant.frames, boxes[boxes.score >= SHOWN], truth=instant.truth, title=title
+            ),
+        )
+        print(page)
 
 
 @sim_app.command("write-bag")

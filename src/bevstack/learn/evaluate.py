@@ -30,14 +30,19 @@ class EvaluationError(BevstackError):
     """There is nothing to score."""
 
 
-def detect(model: FastBEV, instants: Iterable[FrameSet]) -> tuple[list[Pair], list[float]]:
+Watch = Callable[[FrameSet, Boxes3D], None]
+
+
+def detect(model: FastBEV, instants: Iterable[FrameSet], watch: Watch | None = None) -> tuple[list[Pair], list[float]]:
     """(predictions, truth) of every instant that has truth, and the milliseconds that the model took. The model starts
-    without a past."""
+    without a past. ``watch`` sees every instant and its boxes."""
     model.reset()
     pairs, times = [], []
     for instant in instants:
         boxes = model(instant)
         times.append(model.timings["total"])
+        if watch is not None:
+            watch(instant, boxes)
         if instant.truth is not None:
             pairs.append((boxes, instant.truth))
     return pairs, times
@@ -67,13 +72,14 @@ def evaluate_simulated(
     image_width: int = 800,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> DetectionResult:
     """Metrics on simulated drives of ``seconds`` at ``rate`` instants per second; every drive starts without a past.
 
     Args:
         model: whatever ``FastBEV`` takes, or one that is already open (then ``engine`` and ``threads`` are ignored).
         seeds: drives. The weights that we ship have never seen seeds below 10000.
-        progress: called with (instants done, instants in all).
+        progress: called with (instants done, instants in all). watch: called with every instant and its boxes.
 
     Raises:
         EvaluationError: no seeds.
@@ -93,6 +99,8 @@ def evaluate_simulated(
                 times.append(bev.timings["total"])
                 assert instant.truth is not None
                 pairs.append((boxes, instant.truth))
+                if watch is not None:
+                    watch(instant, boxes)
                 if progress is not None:
                     progress(len(pairs), total)
     result = score_detections(pairs)
@@ -107,6 +115,7 @@ def evaluate_source(
     *,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> DetectionResult:
     """Metrics on any source that knows the truth: a nuScenes folder, a ``sample.json``, or "sim:seed=...".
 
@@ -125,7 +134,7 @@ def evaluate_source(
                 if progress is not None:
                     progress(n, 0)
 
-        pairs, times = detect(bev, counted())
+        pairs, times = detect(bev, counted(), watch)
         name = source.name
     if not pairs:
         raise EvaluationError(f"{spec} has no true boxes: metrics need a nuScenes folder, a sample.json or a simulated drive")

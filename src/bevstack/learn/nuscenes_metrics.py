@@ -50,7 +50,8 @@ def attribute_of(name: str, speed: float) -> str:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class: AP by match distance (m), their mean, TP errors (NaN where the class has none), true boxes within range."""
+    """One class: AP by match distance (m), their mean, TP errors (NaN where the class has none), true boxes within range, and
+    by match distance the precision at 101 recalls from 0 to 1."""
 
     name: str
     ap: float
@@ -58,6 +59,7 @@ class ClassMetrics:
     errors: dict[str, float]
     truths: int
     predictions: int
+    precision: dict[float, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def score_detections(
         truths.add_boxes(token, _records(token, true, data_classes.DetectionBox, None, config.class_range, False))
     metrics = data_classes.DetectionMetrics(config)
     counts: dict[str, tuple[int, int]] = {}
+    curves: dict[str, dict[float, NDArray[np.float64]]] = {name: {} for name in DETECTION_CLASSES}
     for n, name in enumerate(config.class_names):
         # The devkit walks every box of an instant for every prediction; handing it one class at a time changes nothing but
         # the time.
@@ -206,6 +209,7 @@ def score_detections(
         at_tp = None
         for distance in config.dist_ths:
             data = algo.accumulate(own_truths, own_predictions, name, config.dist_fcn_callable, distance)
+            curves[name][float(distance)] = np.asarray(data.precision, np.float64)
             metrics.add_label_ap(name, distance, algo.calc_ap(data, config.min_recall, config.min_precision))
             if distance == config.dist_th_tp:
                 at_tp = data
@@ -224,6 +228,7 @@ def score_detections(
             errors={short: float(metrics.get_label_tp(name, long)) for long, short in TP_NAMES.items()},
             truths=counts[name][0],
             predictions=counts[name][1],
+            precision=curves[name],
         )
         for name in DETECTION_CLASSES
     )
