@@ -40,6 +40,7 @@ setup(
     entry_points={
         'console_scripts': [
             'bev_node = bevstack.ros.nodes.bev_node:main',
+            'detect_node = bevstack.ros.nodes.detect_node:main',
             'camera_node = bevstack.ros.nodes.camera_node:main',
             'player = bevstack.ros.nodes.player:main',
             'recorder = bevstack.ros.nodes.recorder:main',

@@ -33,6 +33,12 @@ def decode_jpeg(encoded: bytes | memoryview, size: tuple[int, int], n: int) -> I
     return np.asarray(simplejpeg.decode_jpeg(encoded, "RGB", strict=True, **least))
 
 
+def _same(first: bytes | memoryview, second: bytes | memoryview) -> bool:
+    """The same bytes: one message in two hands, or two copies."""
+    a, b = memoryview(first), memoryview(second)
+    return a.nbytes == b.nbytes and (a.obj is b.obj or bytes(a) == bytes(b))
+
+
 @dataclass
 class _Entry:
     encoded: bytes | memoryview
@@ -80,7 +86,7 @@ class SharedDecodes:
             else:
                 kept = self._entries.setdefault(camera, OrderedDict())
                 entry = kept.get(key)
-                mine = entry is None or entry.encoded != encoded
+                mine = entry is None or not _same(entry.encoded, encoded)
                 if mine:
                     entry = kept[key] = _Entry(encoded)
                     while len(kept) > self._per_camera:

@@ -27,5 +27,14 @@ def class_name(label: int) -> str:
 
 def class_rgb(label: int) -> tuple[int, int, int]:
     """(red, green, blue) 0..255 of a class index; a light grey for an index outside ``DETECTION_CLASSES``."""
-    text = CLASS_COLOURS.get(class_name(label), UNKNOWN_COLOUR)
+    return colour_of_class(class_name(label))
+
+
+# Other detectors call the same things by other names (COCO's).
+_ALIASES = {"person": "pedestrian"}
+
+
+def colour_of_class(name: str) -> tuple[int, int, int]:
+    """(red, green, blue) 0..255 of a class name; a light grey for a name that has no colour."""
+    text = CLASS_COLOURS.get(_ALIASES.get(name, name), UNKNOWN_COLOUR)
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)

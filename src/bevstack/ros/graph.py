@@ -226,6 +226,9 @@ _COMMON = (
     Argument("rig_file", "", "YAML file with calibration and mounting of cameras that have no camera_info or tf"),
     Argument("model", "", "bundled model or path of a weights file; empty: as in params_file"),
     Argument("engine", "", "what runs the network: onnx or torch; empty: as in params_file", ("", "onnx", "torch")),
+    Argument("bev", "true", "boxes in bird's-eye view", _BOOLEAN),
+    Argument("detect", "false", "boxes in the camera images (2D)", _BOOLEAN),
+    Argument("detect_model", "", "2D model: bundled or path of a weights file; empty: as in params_file"),
     Argument("score_threshold", "", "boxes below this score are not published; empty: as in params_file"),
     Argument("sync", "", "synchroniser: approximate or anchor; empty: as in params_file", ("", "approximate", "anchor")),
     Argument("output_frame", "", "frame of the boxes; empty: base_link"),
@@ -263,6 +266,23 @@ _BEV = NodeSpec(
         "debug": Ref("debug", "bool"),
         "build_only": Ref("build_only", "bool"),
     },
+    conditions=(When("bev", "true"),),
+)
+_DETECT = NodeSpec(
+    "detect_node",
+    "detect_node",
+    "bevstack.ros.nodes.detect_node:DetectNode",
+    parameters={
+        **_TIME,
+        "cameras": Ref("cameras", "list"),
+        "image_topic_template": Ref("image_topic_template"),
+        "image_transport": Ref("image_transport"),
+        "model": Ref("detect_model"),
+        "engine": Ref("engine"),
+        "debug": Ref("debug", "bool"),
+        "build_only": Ref("build_only", "bool"),
+    },
+    conditions=(When("detect", "true"),),
 )
 _RUNS = When("build_only", "true", negate=True)
 _RECORDER = NodeSpec(
@@ -303,11 +323,13 @@ BEV = Graph(
         Argument("rate", "1.0", "speed of source or bag; 0 (source only): as fast as possible"),
         Argument("loop", "false", "start source or bag again at its end", _BOOLEAN),
         Argument("lockstep", "false", "source waits for the perception node: nothing is dropped", _BOOLEAN),
+        Argument("lockstep_with", "", "status topics that lockstep waits for, comma separated; empty: bev_node/status"),
         Argument("stamps", "source", "stamps of the source: its own, or as if it happened now", ("source", "now")),
         Argument("wait_for_subscribers", "1", "source starts when each image topic has this many subscribers"),
     ),
     (
         _BEV,
+        _DETECT,
         _VIEWER,
         _RECORDER,
         _RVIZ,
@@ -324,6 +346,7 @@ BEV = Graph(
                 "rate": Ref("rate", "float"),
                 "loop": Ref("loop", "bool"),
                 "lockstep": Ref("lockstep", "bool"),
+                "status_topic": Ref("lockstep_with"),
                 "stamps": Ref("stamps"),
                 "publish_clock": Ref("use_sim_time", "bool"),
                 "wait_for_subscribers": Ref("wait_for_subscribers", "int"),
@@ -361,6 +384,7 @@ REPLAY = Graph(
     ),
     (
         _BEV,
+        _DETECT,
         _VIEWER,
         _RECORDER,
         _RVIZ,

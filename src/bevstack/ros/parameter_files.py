@@ -10,17 +10,24 @@ from typing import Any
 
 import yaml
 
-from .nodes import bev_node, camera_node, player, recorder
+from .nodes import bev_node, camera_node, detect_node, player, recorder
 from .nodes.parameters import Spec
 
 TABLES: Mapping[str, Sequence[Spec]] = {
     "bev_node": bev_node.PARAMETERS,
+    "detect_node": detect_node.PARAMETERS,
     "camera_node": camera_node.PARAMETERS,
     "player": player.PARAMETERS,
     "recorder": recorder.PARAMETERS,
 }
 # Given by the launch file, or meaningless in a file: left out of the YAML, not of the schema.
-_LEFT_OUT = {"camera_node": {"source"}, "player": {"path"}, "recorder": {"path"}, "bev_node": {"build_only"}}
+_LEFT_OUT = {
+    "camera_node": {"source"},
+    "player": {"path"},
+    "recorder": {"path"},
+    "bev_node": {"build_only"},
+    "detect_node": {"build_only"},
+}
 
 
 def parameters_yaml() -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "lockstep_timeout", 10.0, "seconds without an answer after which the next instant is sent anyway", low=0.1, high=600.0
     ),
-    Spec("status_topic", "bev_node/status", "where the perception node tells what it has finished"),
+    Spec(
+        "status_topic",
+        "bev_node/status",
+        "where the perception node tells what it has finished; several topics, comma separated: all are waited for",
+    ),
     Spec("publish_tf", True, "publish mounting and ego motion"),
     Spec("base_frame", "base_link", "ego frame"),
     Spec("odom_frame", "odom", "frame in which ego motion is given"),
@@ -99,7 +104,9 @@ class CameraNode(Node):
         self._threads: list[threading.Thread] = []
         self._outputs: dict[str, tuple[Any, Any, Any]] = {}
         self._placed: dict[str, Camera] = {}
-        self._outstanding: deque[int] = deque()
+        self._outstanding: dict[str, deque[int]] = {
+            topic.strip(): deque() for topic in p["status_topic"].split(",") if topic.strip()
+        }
         self._answered = threading.Condition()
         self._unanswered = 0
         self._longest_answer = 0.0
@@ -123,7 +130,8 @@ class CameraNode(Node):
         )
         self._end = self.create_publisher(Bool, "~/end_of_source", latched_qos())
         if self._lockstep:
-            self.create_subscription(PipelineStatus, p["status_topic"], self._on_status, QoSProfile(depth=10))
+            for topic in self._outstanding:
+                self.create_subscription(PipelineStatus, topic, partial(self._on_status, topic), QoSProfile(depth=10))
         self._place(dict(self._source.cameras))
         self._updater = diagnostic_updater.Updater(self, period=1.0)
         self._updater.setHardwareID("bevstack")
@@ -283,7 +291,8 @@ class CameraNode(Node):
                 self.instants_sent += 1
                 if self._lockstep:
                     with self._answered:
-                        self._outstanding.append(stamp)
+                        for stamps in self._outstanding.values():
+                            stamps.append(stamp)
         if self._stopping.is_set():
             return
         if self._lockstep:
@@ -344,15 +353,16 @@ class CameraNode(Node):
                 return
             self._stopping.wait(0.05)
 
-    def _on_status(self, message: Message) -> None:
+    def _on_status(self, topic: str, message: Message) -> None:
         """The perception node has finished (or given up) the instant with this stamp, and all before it.
 
         An instant that is given up is answered with the stamp of its newest frame, which is not older than the reference's.
         """
         done = convert.stamp_to_ns(message.header.stamp)
         with self._answered:
-            while self._outstanding and self._outstanding[0] <= done:
-                self._outstanding.popleft()
+            stamps = self._outstanding[topic]
+            while stamps and stamps[0] <= done:
+                stamps.popleft()
             self._answered.notify_all()
 
     def _wait_for_answers(self, allowed: int, most: float = float("inf")) -> None:
@@ -360,20 +370,22 @@ class CameraNode(Node):
         began = time.monotonic()
         with self._answered:
             answered = self._answered.wait_for(
-                lambda: len(self._outstanding) <= allowed or self._stopping.is_set(), min(most, self._p["lockstep_timeout"])
+                lambda: self._stopping.is_set() or all(len(s) <= allowed for s in self._outstanding.values()),
+                min(most, self._p["lockstep_timeout"]),
             )
             if answered:
                 if self.instants_sent:
                     self._longest_answer = max(self._longest_answer, time.monotonic() - began)
                 self._unanswered = 0
                 return
-            lost = list(self._outstanding)
-            self._outstanding.clear()
+            silent, lost = next((topic, s[0]) for topic, s in self._outstanding.items() if len(s) > allowed)
+            for stamps in self._outstanding.values():
+                stamps.clear()
         self._unanswered += 1
-        self.get_logger().warning(f"no answer on {self._p['status_topic']} for the instant at {lost[0]} ns: going on")
+        self.get_logger().warning(f"no answer on {silent} for the instant at {lost} ns: going on")
         if self._unanswered >= _GIVE_UP_LOCKSTEP:
             self._lockstep = False
-            self.get_logger().error(f"nobody answers on {self._p['status_topic']}: lockstep is off")
+            self.get_logger().error(f"nobody answers on {silent}: lockstep is off")
 
 
 def main(args: Sequence[str] | None = None) -> int:
