@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,14 +22,16 @@ sim_app = typer.Typer(help="The simulated drive.", no_args_is_help=True)
 @weights_app.command("import")
 @plainly
 def weights_import(
-    checkpoint: Annotated[Path, typer.Argument(help="Official Fast-BEV checkpoint (.pth).")],
+    checkpoint: Annotated[Path, typer.Argument(help="Official Fast-BEV or GiraffeDet checkpoint (.pth).")],
     model: Annotated[str, typer.Option(help="Rung that the checkpoint is for.")] = "fastbev-m0",
     output: Annotated[Path | None, typer.Option(help="File to write; default: where --model NAME finds it.")] = None,
 ) -> None:
     """Turn an official checkpoint into a weights file that runs no code when loaded."""
     from bevstack.bev.weights import import_weights
+    from bevstack.detect.config import DETECTORS
+    from bevstack.detect.weights import import_weights as import_detector
 
-    print(import_weights(checkpoint, model, output))
+    print((import_detector if model in DETECTORS else import_weights)(checkpoint, model, output))
 
 
 @weights_app.command("list")
@@ -37,15 +39,16 @@ def weights_import(
 def weights_list() -> None:
     """Known rungs and where their weights lie."""
     from bevstack.bev.config import CONFIGS
-    from bevstack.bev.weights import find_weights
+    from bevstack.detect.config import DETECTORS
     from bevstack.errors import CheckpointError
+    from bevstack.nn.weights import find_file
 
-    for name in CONFIGS:
+    for name in (*CONFIGS, *DETECTORS):
         try:
-            place = str(find_weights(name))
+            place = str(find_file(name, (*CONFIGS, *DETECTORS), "train it"))
         except CheckpointError:
             place = "not here"
-        print(f"{name:<16} {place}")
+        print(f"{name:<18} {place}")
 
 
 @weights_app.command("info")
@@ -54,10 +57,15 @@ def weights_info(weights: Annotated[str, typer.Argument(help="Weights file, or n
     """What a weights file says about itself: model, hash, card."""
     import json
 
-    from bevstack.bev.weights import find_weights, read_info
+    from bevstack.bev.config import CONFIGS
+    from bevstack.bev.weights import read_info as read_bev
+    from bevstack.detect.config import DETECTORS
+    from bevstack.detect.weights import FORMAT
+    from bevstack.detect.weights import read_info as read_detector
+    from bevstack.nn.weights import find_file, format_of
 
-    path = find_weights(weights)
-    info = read_info(path)
+    path = find_file(weights, (*CONFIGS, *DETECTORS), "train it, or import an official checkpoint: bevstack weights import")
+    info = read_detector(path) if format_of(path) == FORMAT else read_bev(path)
     card = {"file": str(path), "model": info.config.name, "sha256": info.sha256, "card": info.card}
     print(json.dumps(card, indent=2))
 
@@ -151,6 +159,9 @@ def eval_fastbev(
     engine: Annotated[Literal["onnx", "torch"], typer.Option(help="Inference engine.")] = "onnx",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
+    two_sided: Annotated[
+        bool, typer.Option("--two-sided", help="Test-time augmentation: look at every instant in a mirror as well.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with curves, best and worst instants.")] = None,
 ) -> None:
     """Score boxes with nuScenes' own metrics: mAP, NDS, errors, per class."""
@@ -163,6 +174,13 @@ def eval_fastbev(
     from bevstack.learn.evaluate import evaluate_simulated, evaluate_source
     from bevstack.learn.report import SHOWN, Gallery, write_report
 
+    opened: Any = model
+    if two_sided:
+        from bevstack.bev import FastBEV
+        from bevstack.bev.mirror import TwoSided
+
+        opened = TwoSided(lambda: FastBEV(model, engine, threads=threads))
+
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring", total=None)
 
@@ -171,10 +189,10 @@ def eval_fastbev(
 
         gallery = Gallery() if report is not None else None
         if data is not None:
-            result = evaluate_source(model, data, engine, threads=threads, progress=advance, watch=gallery)
+            result = evaluate_source(opened, data, engine, threads=threads, progress=advance, watch=gallery)
         else:
             result = evaluate_simulated(
-                model, numbers, engine, seconds=seconds, threads=threads, progress=advance, watch=gallery
+                opened, numbers, engine, seconds=seconds, threads=threads, progress=advance, watch=gallery
             )
     # Twelve columns do not fit 80 characters: a table that goes to a file or a narrow terminal keeps its numbers whole.
     Console(width=max(Console().width, 110)).print(

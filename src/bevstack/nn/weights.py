@@ -118,16 +118,7 @@ def save_file(
     return header
 
 
-def read_header(path: str | Path, kind: str, remedy: str) -> WeightsHeader:
-    """What a weights file says about itself, without reading its tensors; needs no torch.
-
-    Args:
-        remedy: what to do with a file of another kind.
-
-    Raises:
-        CheckpointError: missing, damaged, or of another kind.
-    """
-    file = Path(path)
+def _metadata(file: Path) -> dict[str, str]:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -138,13 +129,35 @@ def read_header(path: str | Path, kind: str, remedy: str) -> WeightsHeader:
         raise CheckpointError(f"weights {file} do not exist: give a .safetensors file") from error
     except (OSError, struct.error, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file} is no safetensors file ({error}): copy or download it again") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != kind:
-        raise CheckpointError(f"{file} is not a {kind} file: {remedy}")
+    return {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def format_of(path: str | Path) -> str:
+    """Name and version of a weights file's format, "" if it names none.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    return _metadata(Path(path)).get("format", "")
+
+
+def read_header(path: str | Path, kind: str, remedy: str) -> WeightsHeader:
+    """What a weights file says about itself, without reading its tensors; needs no torch.
+
+    Args:
+        remedy: what to do with a file of another kind.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another kind.
+    """
+    metadata = _metadata(Path(path))
+    if metadata.get("format") != kind:
+        raise CheckpointError(f"{path} is not a {kind} file: {remedy}")
     try:
         card = json.loads(metadata.get("card", "{}"))
     except ValueError as error:
-        raise CheckpointError(f"{file}: the card inside is damaged ({error}): copy the file again") from error
-    return WeightsHeader(str(metadata.get("config", "")), str(metadata.get("sha256", "")), card)
+        raise CheckpointError(f"{path}: the card inside is damaged ({error}): copy the file again") from error
+    return WeightsHeader(metadata.get("config", ""), metadata.get("sha256", ""), card)
 
 
 def read_tensors(path: str | Path, sha256: str) -> dict[str, Tensor]:

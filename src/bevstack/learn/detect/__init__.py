@@ -1,1 +1,1 @@
-"""Training and evaluation of GiraffeDet rungs: labelled images in COCO's format, simulated drives, pseudo-labels of a teacher."""
+"""Training and evaluation of GiraffeDet rungs: images labelled in COCO's format, by simulated drives or by a teacher."""

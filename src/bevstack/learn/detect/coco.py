@@ -1,8 +1,8 @@
 """Labelled images in COCO's format: reading, writing, and what an image's labels say.
 
-Beyond COCO: an image may list categories that are not exhaustively annotated in it ("not_exhaustive_category_ids", as in LVIS):
-where no box of such a category stands, nothing is known, so nothing is learned. Crowd regions (``iscrowd``) and annotations with
-``"ignore": 1`` are regions in which a missing box is no error.
+Beyond COCO: an image may list categories that are not exhaustively annotated in it ("not_exhaustive_category_ids", as in
+LVIS): where no box of such a category stands, nothing is known, so nothing is learned. Crowd regions (``iscrowd``) and
+annotations with ``"ignore": 1`` are regions in which a missing box is no error.
 """
 
 from __future__ import annotations

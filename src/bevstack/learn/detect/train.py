@@ -1,8 +1,8 @@
 """Training of a GiraffeDet rung: ``bevstack train giraffedet``; several processes with torchrun.
 
-A run lives in one folder: ``options.json``, ``config.json``, ``environment.json``, ``log.csv`` and ``checkpoint.pt``, from which
-it continues as if it had never stopped: weights, averaged weights, optimiser, gradient scale, and the position in the data,
-which is a pure function of the step number.
+A run lives in one folder: ``options.json``, ``config.json``, ``environment.json``, ``log.csv`` and ``checkpoint.pt``, from
+which it continues as if it had never stopped: weights, averaged weights, optimiser, gradient scale, and the position in the
+data, which is a pure function of the step number.
 """
 
 from __future__ import annotations
@@ -200,6 +200,7 @@ class Trainer:
         device = self.processes.device
         seed_everything(options.seed)
         net = GiraffeDetNet(self.config)
+        shorten(net)
         if options.init is not None and not options.resume:
             start_from(net, options.init)
         net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -307,6 +308,18 @@ class Trainer:
         net = GiraffeDetNet(self.config)
         net.load_state_dict(self.average.state)
         return net.eval()
+
+
+@torch.no_grad()
+def shorten(net: GiraffeDetNet) -> None:
+    """Lets a new head expect sides of three strides, not of eight.
+
+    A class learns the overlap of its cell's box with the true one, and a box is weighted by its class: with boxes far too large
+    neither gets going. The published schedule has the time to wait for that; a short run has not.
+    """
+    bias = net.bbox_head.gfl_reg.bias
+    assert bias is not None
+    bias.copy_(-torch.arange(net.bbox_head.bins, dtype=torch.float32).repeat(4) / 3.0)
 
 
 def start_from(net: GiraffeDetNet, weights: Path) -> int:

@@ -1,0 +1,176 @@
+"""Commands about GiraffeDet: eval, train and export giraffedet, sim write-coco, pseudo-label."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bevstack.errors import BevstackError
+
+from .models import eval_app, export_app, parse_seeds, sim_app, train_app
+from .plainly import plainly
+
+
+def parse_canvas(text: str) -> tuple[int, int]:
+    """ "640x384" as (height, width).
+
+    Raises:
+        BevstackError: anything that is not WIDTHxHEIGHT in multiples of 128.
+    """
+    from bevstack.detect.letterbox import check_canvas
+
+    width, _, height = text.lower().partition("x")
+    if not width.isdigit() or not height.isdigit():
+        raise BevstackError(f"size {text!r}: write WIDTHxHEIGHT, as in 640x384")
+    canvas = (int(height), int(width))
+    check_canvas(canvas)
+    return canvas
+
+
+@eval_app.command("giraffedet")
+@plainly
+def eval_giraffedet(
+    coco: Annotated[Path, typer.Option(help="Annotations in COCO's format.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the annotations' own.")] = None,
+    model: Annotated[str, typer.Option(help="Rung, weights file or exported .onnx graph.")] = "giraffedet-nano",
+    engine: Annotated[Literal["onnx", "torch"], typer.Option(help="Inference engine.")] = "onnx",
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    size: Annotated[str | None, typer.Option(help="Input size WIDTHxHEIGHT instead of the rung's own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
+) -> None:
+    """Score boxes per image with COCO's own metrics: AP at all overlaps, by size, per class."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bevstack.learn.detect.evaluate import evaluate_coco
+
+    canvas = parse_canvas(size) if size is not None else None
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        result = evaluate_coco(model, coco, images, engine, threads=threads, canvas=canvas, limit=limit, progress=advance)
+    d = result.details
+    title = f"{d['model']} on {d['data']}, {result.images} images, {d['ms_per_image']:.0f} ms each ({d['engine']})"
+    Console(width=max(Console().width, 100)).print(result.table(title))
+    if json_file is not None:
+        result.save(json_file)
+
+
+@train_app.command("giraffedet")
+@plainly
+def train_giraffedet(
+    output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
+    data: Annotated[list[str], typer.Option(help="Labelled set: COCO.json or IMAGES:COCO.json, with @WEIGHT; several times.")],
+    model: Annotated[str, typer.Option(help="Rung to train.")] = "giraffedet-nano",
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
+    batch: Annotated[int, typer.Option(help="Images per step and process.")] = 8,
+    size: Annotated[
+        list[str] | None, typer.Option(help="Training image WIDTHxHEIGHT; several times: one is drawn per step.")
+    ] = None,
+    optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="adamw, or sgd as published.")] = "adamw",
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that prepare images; 0: none.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Half precision; default: where there is a GPU.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+) -> None:
+    """Train a detector on labelled images. Several processes: torchrun --nproc-per-node N -m bevstack.cli.main train ..."""
+    from bevstack.learn.detect.data import DataSpec
+    from bevstack.learn.detect.train import TrainOptions
+    from bevstack.learn.detect.train import train_giraffedet as execute
+
+    options = TrainOptions(
+        output=output,
+        data=tuple(DataSpec.parse(d) for d in data),
+        model=model,
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        canvases=tuple(parse_canvas(s) for s in size or ()),
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        seed=seed,
+        workers=workers,
+        threads=threads,
+        amp=amp,
+        init=init,
+        resume=resume,
+    )
+    print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True)))
+
+
+@export_app.command("giraffedet")
+@plainly
+def export_giraffedet(
+    output: Annotated[Path, typer.Argument(help="ONNX file to write.")],
+    model: Annotated[str, typer.Option(help="Rung or weights file.")] = "giraffedet-nano",
+    size: Annotated[str | None, typer.Option(help="Input size WIDTHxHEIGHT instead of the rung's own.")] = None,
+) -> None:
+    """Write the network as one ONNX graph: uint8 images in, scores and boxes of all cells out."""
+    from bevstack.detect.export import export_onnx
+    from bevstack.detect.weights import find_weights, load_weights, read_info
+
+    canvas = parse_canvas(size) if size is not None else None
+    path = find_weights(model)
+    print(export_onnx(load_weights(path), output, canvas, read_info(path).sha256))
+
+
+@sim_app.command("write-coco")
+@plainly
+def sim_write_coco(
+    output: Annotated[Path, typer.Argument(help="Folder for images and coco.json.")],
+    seeds: Annotated[str, typer.Option(help="Drives: A-B, or several separated by commas; below 10000: for evaluation.")],
+    instants: Annotated[int, typer.Option(help="Per drive; each gives six images.")] = 8,
+    image_width: Annotated[int, typer.Option(help="Width of the images, pixels.")] = 640,
+) -> None:
+    """Write simulated drives as images with true 2D boxes, in COCO's format."""
+    from bevstack.learn.detect.simulated import write_simulated
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    print(write_simulated(output, parse_seeds(seeds), instants=instants, width=image_width, report=report))
+
+
+@plainly
+def pseudo_label(
+    images: Annotated[Path, typer.Argument(help="Folder of images.")],
+    output: Annotated[Path, typer.Argument(help="Folder for coco.json; the images stay where they are.")],
+    teacher: Annotated[str, typer.Option(help="ONNX detector (ours, or of the YOLOX layout), or one of our rungs.")],
+    classes: Annotated[
+        Path | None, typer.Option(help="Names of a YOLOX graph's classes, one a line; default: COCO's 80.")
+    ] = None,
+    sure: Annotated[float, typer.Option(help="Boxes from this score on are learned.")] = 0.4,
+    doubtful: Annotated[float, typer.Option(help="From this score on a region is left out.")] = 0.12,
+    tile: Annotated[int, typer.Option(help="Also look at tiles of this many pixels; 0: whole images only.")] = 640,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+) -> None:
+    """Let a teacher detector label images that nobody has labelled."""
+    from bevstack.learn.detect.teacher import PseudoLabelOptions, image_files, open_teacher, write_pseudo_labels
+
+    names = None
+    if classes is not None:
+        try:
+            names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise BevstackError(f"class names {classes} cannot be read: {error.strerror}") from error
+    options = PseudoLabelOptions(sure=sure, doubtful=doubtful, tile=tile)
+    print(
+        write_pseudo_labels(
+            image_files(images),
+            output,
+            open_teacher(teacher, names, threads=threads),
+            options,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    )
