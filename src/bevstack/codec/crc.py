@@ -52,7 +52,7 @@ def _run(data, tables, crc):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @numba.njit(cache=True, nogil=True)
 def _find(data, tables, leaving, blank, length, crc, first, last):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """First start in first..last of a window with this CRC register, or -1. ``blank``: what the initial value becomes in a window."""
+    """First start in first..last of a window with this CRC, or -1. ``blank``: what the initial value becomes in a window."""
     wanted = crc ^ blank
     register = np.uint32(0)
     for at in range(first, first + length):

@@ -1,8 +1,9 @@
 """From latent arrays to segments and back: quantising, the order of symbols on the wire, tiles, channel mask. Compiled loops.
 
 Order within a tile's segment: pass, channel, row, column. With two passes the first holds the positions whose row + column (of
-the whole latent, not of the tile) is even, the second the others. Positions that are skipped by scale and channels that the
-mask leaves out take no place.
+the whole latent, not of the tile) is even, the second the others. With two layers each pass has segments of its own: those of
+all tiles for the first pass, then those for the second. Positions that are skipped by scale and channels that the mask leaves
+out take no place.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import rans
-from .tables import SYMBOL_MAX, SYMBOL_MIN, CdfTables
+from .tables import CdfTables
 from .tiles import TileGrid
 
 Symbols = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Tables = NDArray[np.uint8]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 EVERYWHERE, ANCHORS, OTHERS = -1, 0, 1  # which positions: all, row + column even, odd
@@ -26,194 +28,247 @@ EVERYWHERE, ANCHORS, OTHERS = -1, 0, 1  # which positions: all, row + column eve
 
 @numba.njit(cache=True, nogil=True)
 def _gather(  # type: ignore[no-untyped-def]  # pragma: no cover
-    symbols, indices, windows, channels, passes, skip_below, flat, tables, bounds
+    symbols, tables, windows, channels, passes, layers, skip_below, flat, flat_tables, bounds
 ):
+    """Walks the wire order; with no ``symbols`` (size 0) only the tables are collected."""
+    with_symbols = symbols.size > 0
     n = 0
-    for tile in range(len(windows)):
-        bounds[tile] = n
-        y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
-        for parity in range(passes):
-            for c in channels:
-                for y in range(y0, y1):
-                    first = x0 if passes == 1 else x0 + ((x0 + y + parity) & 1)
-                    for x in range(first, x1, passes):
-                        table = indices[c, y, x]
+    segment = 0
+    step = 2 if passes == 2 else 1
+    for layer in range(layers):
+        for tile in range(len(windows)):
+            bounds[segment] = n
+            segment += 1
+            y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
+            for part in range(passes if layers == 1 else 1):
+                parity = part + layer
+                for c in channels:
+                    for y in range(y0, y1):
+                        first = x0 if step == 1 else x0 + ((x0 + y + parity) & 1)
                         # Written always, kept if coded: no branch to mispredict.
-                        flat[n] = symbols[c, y, x]
-                        tables[n] = table
-                        n += np.int64(table >= skip_below)
-    bounds[len(windows)] = n
+                        if with_symbols:
+                            for x in range(first, x1, step):
+                                table = tables[c, y, x]
+                                flat[n] = symbols[c, y, x]
+                                flat_tables[n] = table
+                                n += np.int64(table >= skip_below)
+                        else:
+                            for x in range(first, x1, step):
+                                table = tables[c, y, x]
+                                flat_tables[n] = table
+                                n += np.int64(table >= skip_below)
+    bounds[segment] = n
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather_tables(  # type: ignore[no-untyped-def]  # pragma: no cover
-    indices, windows, channels, passes, skip_below, tables, bounds
+def _scatter(  # type: ignore[no-untyped-def]  # pragma: no cover
+    flat, tables, windows, channels, passes, layers, skip_below, symbols
 ):
     n = 0
-    for tile in range(len(windows)):
-        bounds[tile] = n
-        y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
-        for parity in range(passes):
-            for c in channels:
-                for y in range(y0, y1):
-                    first = x0 if passes == 1 else x0 + ((x0 + y + parity) & 1)
-                    for x in range(first, x1, passes):
-                        table = indices[c, y, x]
-                        tables[n] = table
-                        n += np.int64(table >= skip_below)
-    bounds[len(windows)] = n
+    step = 2 if passes == 2 else 1
+    for layer in range(layers):
+        for tile in range(len(windows)):
+            y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
+            for part in range(passes if layers == 1 else 1):
+                parity = part + layer
+                for c in channels:
+                    for y in range(y0, y1):
+                        first = x0 if step == 1 else x0 + ((x0 + y + parity) & 1)
+                        for x in range(first, x1, step):
+                            coded = np.int64(tables[c, y, x] >= skip_below)
+                            symbols[c, y, x] = flat[n] * coded
+                            n += coded
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(flat, indices, windows, channels, passes, skip_below, symbols):  # type: ignore[no-untyped-def]  # pragma: no cover
-    n = 0
-    for tile in range(len(windows)):
-        y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
-        for parity in range(passes):
-            for c in channels:
-                for y in range(y0, y1):
-                    first = x0 if passes == 1 else x0 + ((x0 + y + parity) & 1)
-                    for x in range(first, x1, passes):
-                        coded = np.int64(indices[c, y, x] >= skip_below)
-                        symbols[c, y, x] = flat[n] * coded
-                        n += coded
-
-
-@numba.njit(cache=True, nogil=True)
-def _quantise(latent, mean, indices, parity, skip_below, symbols, decoded):  # type: ignore[no-untyped-def]  # pragma: no cover
-    step = 1 if parity < 0 else 2
-    half = np.float32(0.5)
+def _quantise_row(  # type: ignore[no-untyped-def]  # pragma: no cover
+    gained, gain, inverse, mean, tables, first, step, skip_below, symbols, natural
+):
+    """One row without a branch, so that the compiler may use vectors; kept is every ``step``-th position from ``first``."""
+    half, zero = np.float32(0.5), np.float32(0.0)
     low, high = np.float32(-32768.0), np.float32(32767.0)
-    for c in range(latent.shape[0]):
-        for y in range(latent.shape[1]):
-            first = 0 if parity < 0 else (y + parity) & 1
-            for x in range(first, latent.shape[2], step):
-                residual = np.floor(latent[c, y, x] - mean[c, y, x] + half)
-                if indices[c, y, x] < skip_below or residual != residual:
-                    residual = np.float32(0.0)
-                residual = min(max(residual, low), high)
-                symbols[c, y, x] = np.int32(residual)
-                decoded[c, y, x] = mean[c, y, x] + residual
+    for x in range(len(gained)):
+        middle = mean[x] * gain[x]
+        rounded = np.floor(gained[x] - middle + half)
+        coded = (tables[x] >= skip_below) & (rounded == rounded)
+        rounded = rounded if rounded > low else low
+        rounded = rounded if rounded < high else high
+        rounded = rounded if coded else zero
+        here = step == 1 or (x & 1) == first
+        symbols[x] = np.int32(rounded) if here else symbols[x]
+        natural[x] = (rounded + middle) * inverse[x] if here else natural[x]
 
 
 @numba.njit(cache=True, nogil=True)
-def _reconstruct(symbols, mean, parity, decoded):  # type: ignore[no-untyped-def]  # pragma: no cover
-    step = 1 if parity < 0 else 2
-    for c in range(mean.shape[0]):
-        for y in range(mean.shape[1]):
+def _quantise(  # type: ignore[no-untyped-def]  # pragma: no cover
+    gained, gain, inverse, mean, tables, parity, skip_below, symbols, natural
+):
+    channels, rows, columns = gained.shape
+    uniform = gain.shape[1:] != gained.shape[1:]
+    gain_row, inverse_row = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    for c in range(channels):
+        if uniform:
+            gain_row[:] = gain[c, 0, 0]
+            inverse_row[:] = inverse[c, 0, 0]
+        for y in range(rows):
+            if not uniform:
+                gain_row[:] = gain[c, y]
+                inverse_row[:] = inverse[c, y]
+            if parity == 0:
+                natural[c, y] = 0.0
             first = 0 if parity < 0 else (y + parity) & 1
-            for x in range(first, mean.shape[2], step):
-                decoded[c, y, x] = mean[c, y, x] + np.float32(symbols[c, y, x])
+            step = 1 if parity < 0 else 2
+            mean_row, table_row, symbol_row, natural_row = mean[c, y], tables[c, y], symbols[c, y], natural[c, y]
+            _quantise_row(
+                gained[c, y], gain_row, inverse_row, mean_row, table_row, first, step, skip_below, symbol_row, natural_row
+            )
 
 
 @numba.njit(cache=True, nogil=True)
-def _zero_channels(symbols, indices, skip_below, used):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _reconstruct(  # type: ignore[no-untyped-def]  # pragma: no cover
+    symbols, gain, inverse, mean, parity, natural
+):
+    channels, rows, columns = symbols.shape
+    uniform = gain.shape[1:] != symbols.shape[1:]
+    gain_row, inverse_row = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    for c in range(channels):
+        if uniform:
+            gain_row[:] = gain[c, 0, 0]
+            inverse_row[:] = inverse[c, 0, 0]
+        for y in range(rows):
+            if not uniform:
+                gain_row[:] = gain[c, y]
+                inverse_row[:] = inverse[c, y]
+            symbol_row, mean_row, natural_row = symbols[c, y], mean[c, y], natural[c, y]
+            if parity == 0:
+                natural_row[:] = 0.0
+            for x in range(columns):
+                value = (np.float32(symbol_row[x]) + mean_row[x] * gain_row[x]) * inverse_row[x]
+                natural_row[x] = value if parity < 0 or ((x + y) & 1) == parity else natural_row[x]
+
+
+@numba.njit(cache=True, nogil=True)
+def _used_channels(symbols, tables, skip_below, used):  # type: ignore[no-untyped-def]  # pragma: no cover
     for c in range(symbols.shape[0]):
         found = False
         for y in range(symbols.shape[1]):
             for x in range(symbols.shape[2]):
-                found |= (symbols[c, y, x] != 0) & (indices[c, y, x] >= skip_below)
+                found |= (symbols[c, y, x] != 0) & (tables[c, y, x] >= skip_below)
         used[c] = found
 
 
 def quantise(
-    latent: Floats,
+    gained: Floats,
+    gain: Floats,
+    inverse: Floats,
     mean: Floats,
-    indices: NDArray[np.uint8],
+    tables: Tables,
     skip_below: int,
     symbols: Symbols,
-    decoded: Floats,
+    natural: Floats,
     parity: int = EVERYWHERE,
 ) -> None:
-    """symbol = floor(latent - mean + 1/2), decoded = mean + symbol; the symbol is 0 where its table is skipped.
+    """symbol = floor(gained - mean * gain + 1/2), natural = (symbol + mean * gain) * inverse.
+
+    The symbol is 0 where its table is skipped or the latent is not a number.
 
     Args:
-        latent, mean: (C, h, w) gained latent and its mean.
-        indices: (C, h, w) coding tables.
-        symbols, decoded: (C, h, w) contiguous int32 and float32, written at the positions of ``parity`` only.
-        parity: `EVERYWHERE`, `ANCHORS` or `OTHERS`.
+        gained: (C, h, w) latent times gain.
+        gain, inverse: (C, h, w), or (C, 1, 1) for the whole picture.
+        mean: (C, >= h, >= w) natural means; what lies beyond h and w is not looked at.
+        tables: (C, h, w) coding tables.
+        symbols, natural: (C, h, w), contiguous, written at the positions of ``parity``. After `ANCHORS` the others hold 0 in
+            ``natural``: it is the context that the second pass wants.
     """
-    _same_shape(latent, mean, indices, symbols, decoded)
-    _quantise(plain(latent), plain(mean), plain(indices), parity, skip_below, symbols, decoded)
+    _same_shape(gained, tables, symbols, natural)
+    _check_factors(gained, gain, inverse, mean)
+    _quantise(plain(gained), plain(gain), plain(inverse), plain(mean), plain(tables), parity, skip_below, symbols, natural)
 
 
-def reconstruct(symbols: Symbols, mean: Floats, decoded: Floats, parity: int = EVERYWHERE) -> None:
-    """decoded = mean + symbol at the positions of ``parity``; all (C, h, w)."""
-    _same_shape(symbols, mean, decoded)
-    _reconstruct(plain(symbols), plain(mean), parity, decoded)
+def reconstruct(
+    symbols: Symbols, gain: Floats, inverse: Floats, mean: Floats, natural: Floats, parity: int = EVERYWHERE
+) -> None:
+    """natural = (symbol + mean * gain) * inverse at the positions of ``parity``; arguments as for `quantise`."""
+    _same_shape(symbols, natural)
+    _check_factors(symbols, gain, inverse, mean)
+    _reconstruct(plain(symbols), plain(gain), plain(inverse), plain(mean), parity, natural)
 
 
-def channel_mask(symbols: Symbols, indices: NDArray[np.uint8], tables: CdfTables) -> NDArray[np.bool_] | None:
+def channel_mask(symbols: Symbols, tables: Tables, family: CdfTables) -> NDArray[np.bool_] | None:
     """(C,) which channels hold a symbol other than 0, or None where naming them costs more than it saves."""
-    symbols, indices = plain(symbols), plain(indices)
+    symbols, tables = plain(symbols), plain(tables)
     used = np.zeros(len(symbols), bool)
-    _zero_channels(symbols, indices, tables.skip_below, used)
+    _used_channels(symbols, tables, family.skip_below, used)
     if used.all():
         return None
-    zeros = indices[~used].reshape(-1)
-    saved = tables.bits(np.zeros(zeros.shape, np.int32), zeros)
+    zeros = tables[~used].reshape(-1)
+    saved = family.bits(np.zeros(zeros.shape, np.int32), zeros)
     return used if saved > 8 * (-(-len(used) // 8) + 2) else None
 
 
-def encode_tiles(
+def encode_latent(
     symbols: Symbols,
-    indices: NDArray[np.uint8],
+    tables: Tables,
     grid: TileGrid,
-    tables: CdfTables,
+    family: CdfTables,
     channels: NDArray[np.bool_] | None = None,
     passes: int = 2,
-) -> list[bytes]:
-    """One segment per tile.
+    layers: int = 1,
+) -> list[list[bytes]]:
+    """Segments of every layer, one per tile.
 
     Args:
         symbols: (C, h, w) with (h, w) = ``grid.latent_shape``; what a skipped position or channel holds is not looked at.
-        indices: (C, h, w) coding table of each symbol.
+        tables: (C, h, w) coding table of each symbol, out of ``family``.
         channels: (C,) which channels are coded; None for all.
         passes: 1, or 2 for the checkerboard.
+        layers: 1, or 2 for a layer per pass.
 
     Raises:
-        ValueError: if shapes differ, or a symbol or an index is out of range.
+        ValueError: if shapes differ, or a symbol or a table is out of range.
     """
-    _check(indices, grid, channels, passes)
-    _same_shape(symbols, indices)
-    symbols, indices = plain(symbols), plain(indices)
-    flat = np.empty(indices.size + 1, np.int32)
-    flat_tables = np.empty(indices.size + 1, np.uint16)
-    bounds = np.empty(len(grid) + 1, np.int64)
-    chosen = _chosen(indices, channels)
-    _gather(symbols, indices, grid.windows(), chosen, passes, tables.skip_below, flat, flat_tables, bounds)
+    _check(tables, grid, channels, passes, layers)
+    _same_shape(symbols, tables)
+    flat = np.empty(tables.size + 1, np.int32)
+    flat_tables, bounds = np.empty(tables.size + 1, np.uint16), np.empty(layers * len(grid) + 1, np.int64)
+    chosen = _chosen(tables, channels)
+    _gather(plain(symbols), plain(tables), grid.windows(), chosen, passes, layers, family.skip_below, flat, flat_tables, bounds)
     count = int(bounds[-1])
-    return rans.encode_segments(flat[:count], flat_tables[:count], bounds, tables)
+    segments = rans.encode_segments(flat[:count], flat_tables[:count], bounds, family)
+    return [segments[k * len(grid) : (k + 1) * len(grid)] for k in range(layers)]
 
 
-def decode_tiles(
-    segments: list[bytes | None],
-    indices: NDArray[np.uint8],
+def decode_latent(
+    segments: list[list[bytes | None]],
+    tables: Tables,
     grid: TileGrid,
-    tables: CdfTables,
+    family: CdfTables,
     channels: NDArray[np.bool_] | None = None,
     passes: int = 2,
-) -> tuple[Symbols, list[str | None]]:
-    """Inverse of `encode_tiles`.
+) -> tuple[Symbols, list[list[str | None]]]:
+    """Inverse of `encode_latent`; the number of layers is that of ``segments``.
 
     Returns:
-        (C, h, w) int32 symbols, zeros in damaged tiles, skipped positions and channels that are not coded; per tile None or
-        what is wrong with it.
+        (C, h, w) int32 symbols, zeros in damaged segments, skipped positions and channels that are not coded; and per layer and
+        tile None or what is wrong with the segment.
 
     Raises:
-        ValueError: if shapes differ or an index is beyond the tables.
+        ValueError: if shapes differ or a table is beyond the family.
     """
-    _check(indices, grid, channels, passes)
-    indices = plain(indices)
-    flat_tables = np.empty(indices.size + 1, np.uint16)
-    bounds = np.empty(len(grid) + 1, np.int64)
-    chosen, windows = _chosen(indices, channels), grid.windows()
-    _gather_tables(indices, windows, chosen, passes, tables.skip_below, flat_tables, bounds)
+    layers = len(segments)
+    _check(tables, grid, channels, passes, layers)
+    tables = plain(tables)
+    flat_tables, bounds = np.empty(tables.size + 1, np.uint16), np.empty(layers * len(grid) + 1, np.int64)
+    chosen, windows = _chosen(tables, channels), grid.windows()
+    nothing = np.empty((0, 0, 0), np.int32)
+    unused = np.empty(0, np.int32)
+    _gather(nothing, tables, windows, chosen, passes, layers, family.skip_below, unused, flat_tables, bounds)
     count = int(bounds[-1])
-    flat, problems = rans.decode_segments(segments, flat_tables[:count], bounds, tables)
-    symbols = np.zeros(indices.shape, np.int32)
-    _scatter(np.append(flat, np.int32(0)), indices, windows, chosen, passes, tables.skip_below, symbols)
-    return symbols, problems
+    rows = [segment for layer in segments for segment in layer]
+    flat, problems = rans.decode_segments(rows, flat_tables[:count], bounds, family)
+    symbols = np.zeros(tables.shape, np.int32)
+    _scatter(np.append(flat, np.int32(0)), tables, windows, chosen, passes, layers, family.skip_below, symbols)
+    return symbols, [problems[k * len(grid) : (k + 1) * len(grid)] for k in range(layers)]
 
 
 def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
@@ -222,13 +277,8 @@ def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
     return array if array.flags.writeable else array.copy()
 
 
-def clip_symbols(symbols: NDArray[np.integer]) -> Symbols:
-    """Symbols that the coder can write, int32."""
-    return np.clip(symbols, SYMBOL_MIN, SYMBOL_MAX).astype(np.int32)
-
-
-def _chosen(indices: NDArray[np.uint8], channels: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    return np.arange(len(indices)) if channels is None else np.flatnonzero(channels).astype(np.int64)
+def _chosen(tables: Tables, channels: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    return np.arange(len(tables)) if channels is None else np.flatnonzero(channels).astype(np.int64)
 
 
 def _same_shape(*arrays: NDArray[np.generic]) -> None:
@@ -236,10 +286,20 @@ def _same_shape(*arrays: NDArray[np.generic]) -> None:
         raise ValueError(f"arrays of shapes {[array.shape for array in arrays]}: expected the same (C, h, w)")
 
 
-def _check(indices: NDArray[np.uint8], grid: TileGrid, channels: NDArray[np.bool_] | None, passes: int) -> None:
-    if indices.ndim != 3 or indices.shape[1:] != grid.latent_shape or indices.dtype != np.uint8:
-        raise ValueError(f"table indices are {indices.dtype} {indices.shape}: expected uint8 (C, {grid.latent_shape})")
-    if channels is not None and channels.shape != indices.shape[:1]:
-        raise ValueError(f"a mask of {channels.shape} for {len(indices)} channels")
-    if passes not in (1, 2):
-        raise ValueError(f"{passes} passes: expected 1 or 2")
+def _check_factors(latent: NDArray[np.generic], gain: Floats, inverse: Floats, mean: Floats) -> None:
+    channels, h, w = latent.shape
+    if gain.shape != inverse.shape or gain.shape not in ((channels, h, w), (channels, 1, 1)):
+        raise ValueError(
+            f"gains are {gain.shape} and {inverse.shape}: expected {(channels, h, w)} or {(channels, 1, 1)} for both"
+        )
+    if mean.ndim != 3 or mean.shape[0] != channels or mean.shape[1] < h or mean.shape[2] < w:
+        raise ValueError(f"means are {mean.shape}: expected at least {latent.shape}")
+
+
+def _check(tables: Tables, grid: TileGrid, channels: NDArray[np.bool_] | None, passes: int, layers: int) -> None:
+    if tables.ndim != 3 or tables.shape[1:] != grid.latent_shape or tables.dtype != np.uint8:
+        raise ValueError(f"coding tables are {tables.dtype} {tables.shape}: expected uint8 (C, {grid.latent_shape})")
+    if channels is not None and channels.shape != tables.shape[:1]:
+        raise ValueError(f"a mask of {channels.shape} for {len(tables)} channels")
+    if passes not in (1, 2) or layers not in (1, passes):
+        raise ValueError(f"{passes} passes in {layers} layers: expected 1 or 2 passes, and 1 layer or one per pass")

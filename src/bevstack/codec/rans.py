@@ -38,6 +38,7 @@ class Lookup:
     Attributes:
         reciprocals: (S,) float64, a little more than 1 / frequency of each slot.
         buckets: (T, 2^BUCKET_BITS) uint16, the slot that holds the first position of each bucket.
+        costs: (S,) float32, bits that each slot takes.
     """
 
     cumulative: NDArray[np.uint32]
@@ -46,6 +47,7 @@ class Lookup:
     starts: NDArray[np.int32]
     sizes: NDArray[np.int32]
     offsets: NDArray[np.int32]
+    costs: NDArray[np.float32]
 
     @classmethod
     def build(cls, tables: CdfTables) -> Lookup:
@@ -57,7 +59,13 @@ class Lookup:
             buckets[table] = np.searchsorted(tables.row(table), edges, side="right") - 1
         # Copies: numba compiles a second time for read-only arrays.
         return cls(
-            tables.cumulative.copy(), reciprocals, buckets, tables.starts.copy(), tables.sizes.copy(), tables.offsets.copy()
+            tables.cumulative.copy(),
+            reciprocals,
+            buckets,
+            tables.starts.copy(),
+            tables.sizes.copy(),
+            tables.offsets.copy(),
+            (16.0 - np.log2(np.maximum(frequencies, 1.0))).astype(np.float32),
         )
 
 
@@ -251,7 +259,7 @@ def table_bits(symbols: NDArray[np.integer], cdf_index: NDArray[np.integer], tab
     """See `CdfTables.bits`."""
     look = tables.lookup
     flat, indices = as_symbols(symbols), as_indices(cdf_index)
-    return float(kernels.table_bits(flat, indices, look.cumulative, look.starts, look.sizes, look.offsets, tables.skip_below))
+    return float(kernels.table_bits(flat, indices, look.costs, look.starts, look.sizes, look.offsets, tables.skip_below))
 
 
 def _check_bounds(bounds: NDArray[np.integer], symbols: int, indices: int) -> NDArray[np.int64]:

@@ -155,9 +155,9 @@ def decode(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @numba.njit(cache=True, nogil=True)
 def table_bits(  # type: ignore[no-untyped-def]  # pragma: no cover
-    symbols, indices, cumulative, starts, sizes, offsets, skip_below
+    symbols, indices, costs, starts, sizes, offsets, skip_below
 ):
-    """Cost of the symbols by their tables, in bits."""
+    """Cost of the symbols by their tables, in bits; ``costs`` holds that of each slot."""
     bits = 0.0
     for i in range(len(symbols)):
         table = np.int64(indices[i])
@@ -167,8 +167,7 @@ def table_bits(  # type: ignore[no-untyped-def]  # pragma: no cover
         size = np.int64(sizes[table])
         if slot < 0 or slot >= size:
             excess = -slot if slot < 0 else slot - size + 1
-            bits += 5.0 + np.floor(np.log2(np.float64(excess)))
+            bits += 5.0 + np.floor(np.log2(np.float64(excess)))  # sign, length, rest
             slot = size
-        entry = np.int64(starts[table]) + slot
-        bits += 16.0 - np.log2(np.float64(cumulative[entry + 1]) - np.float64(cumulative[entry]))
+        bits += np.float64(costs[np.int64(starts[table]) + slot])
     return bits
