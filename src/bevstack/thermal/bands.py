@@ -36,7 +36,8 @@ class BandPolicy(Governor):
                 return Proposal(combo, f"{', '.join(sorted(throttled))} is being throttled")
         if over[worst.zone.key] > 0 and now - self._changed_down >= self.config.dwell_down_s:
             combo = self._neighbour_down(self._affected(worst.zone))
-            if combo is not None and (all(c.rate == 1.0 for c in combo) or self._over_long(now)):
+            full_rate = combo is not None and all(c.rate == 1.0 for c in combo)
+            if combo is not None and (full_rate or self._needs_rate(over[worst.zone.key] - down, now)):
                 return Proposal(combo, f"{worst.zone.key} at {worst.celsius:.1f} degC is in the upper band")
         if self._may_go_up(now):
             free = set(self.budget.units)
@@ -48,6 +49,6 @@ class BandPolicy(Governor):
                 return Proposal(combo, f"{worst.zone.key} at {worst.celsius:.1f} degC is in the lower band")
         return None
 
-    def _over_long(self, now: float) -> bool:
-        """Rates are touched only when the smallest rungs have been too hot for a while."""
-        return self._over_since is not None and now - self._over_since >= 10.0
+    def _needs_rate(self, over_ceiling: float, now: float) -> bool:
+        """Rates are touched only when the smallest rungs have been too hot for a while and the ceiling is near."""
+        return over_ceiling > -2.0 and self._over_since is not None and now - self._over_since >= 10.0

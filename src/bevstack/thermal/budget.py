@@ -75,6 +75,8 @@ class Budget:
         self.busy_ms: Floats = np.array([self._busy(combo) for combo in self.choices])
         self.full_rate: NDArray[np.bool_] = np.array([all(c.rate == 1.0 for c in combo) for combo in self.choices])
         self.total: Floats = self.power.sum(axis=1)
+        self._fits_period: float | None = -1.0
+        self._fits: NDArray[np.bool_] = self.full_rate
         self.smallest: tuple[Choice, ...] = tuple(Choice(ladder.smallest.name) for ladder in self.ladders)
 
     def _utility(self, combo: tuple[Choice, ...]) -> float:
@@ -97,14 +99,20 @@ class Budget:
         return busy
 
     def allowed(self, quarantined: set[tuple[str, str]], period_ms: float | None) -> NDArray[np.bool_]:
-        """(C,) combinations without quarantined (model, rung) pairs that fit the item period; if none fits, all healthy ones."""
+        """(C,) combinations without quarantined (model, rung) pairs that fit the item period; if none fits, all healthy
+        ones."""
+        if not quarantined and period_ms == self._fits_period:
+            return self._fits
         healthy = np.array(
             [not any((ladder.model, c.rung) in quarantined for ladder, c in zip(self.ladders, combo)) for combo in self.choices]
         )
-        if period_ms is None:
-            return healthy
-        fits = healthy & (self.busy_ms.max(axis=1) * 1.1 <= period_ms)
-        return fits if fits.any() else healthy
+        fits = healthy
+        if period_ms is not None:
+            in_time = healthy & (self.busy_ms.max(axis=1) * 1.1 <= period_ms)
+            fits = in_time if in_time.any() else healthy
+        if not quarantined:
+            self._fits_period, self._fits = period_ms, fits
+        return fits
 
     def lower(self, combo: tuple[Choice, ...], n: int) -> tuple[Choice, ...] | None:
         """One step down for ladder ``n``: the next efficient rung with less power; at the smallest, the next rate."""

@@ -1,6 +1,7 @@
 """The thermal model's constants: measured once per device and power mode in open loop, kept in a JSON file.
 
-Regression on power, not on the sensor's own past (Foster form): sensor noise then sits in the residual alone and biases nothing.
+Regression on power, not on the sensor's own past (Foster form): sensor noise then sits in the residual alone and biases
+nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class Calibration:
         except OSError as error:
             raise GovernorError(f"cannot read calibration {path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise GovernorError(f"{path} is no thermal calibration ({type(error).__name__}: {error}): calibrate again") from None
+            raise GovernorError(
+                f"{path} is no thermal calibration ({type(error).__name__}: {error}): calibrate again"
+            ) from None
         shape = (len(zones), len(units), len(arrays["taus"]))
         good = arrays["resistance"].shape == shape and arrays["offset"].shape == arrays["rms"].shape == shape[:1]
         good = good and all(np.isfinite(a).all() for a in arrays.values())
@@ -88,7 +91,8 @@ class Calibration:
 
 
 def excitation(units: int, seconds: float, seed: int = 0) -> Iterator[tuple[float, tuple[bool, ...]]]:
-    """Schedule of a calibration: (duration, large?) per unit; holds of 15 to 300 s, shuffled per unit so that units can be told apart.
+    """Schedule of a calibration: (duration, large?) per unit; holds of 15 to 300 s, shuffled per unit so that units can be
+    told apart.
 
     Args:
         units: how many.

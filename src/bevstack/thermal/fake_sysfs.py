@@ -1,7 +1,7 @@
 """A sysfs tree of files that a plant writes and the real zone reader reads, with the faults that real drivers show.
 
-Values are written by rename, so a reader sees the old or the new one. EAGAIN is a FIFO that somebody holds open for writing, I/O
-errors come from files of /proc that fail: the errno values are the kernel's own, not raised by a test double.
+Values are written by rename, so a reader sees the old or the new one. EAGAIN is a FIFO that somebody holds open for writing,
+I/O errors come from files of /proc that fail: the errno values are the kernel's own, not raised by a test double.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class FakeSysfs:
     def fault(self, name: str, kind: str | None) -> None:
         """Sets or ends (None) a fault of a zone's file; kinds that are about values are the plant's business.
 
-        ``lost``: no file. ``eagain``: a gated domain. ``error``: EIO. ``empty``, ``text``: no number. ``disabled``: mode says so and
-        reading fails. ``vanish``: the whole zone is gone.
+        ``lost``: no file. ``eagain``: a gated domain. ``error``: EIO. ``empty``, ``text``: no number. ``disabled``: mode
+        says so and reading fails. ``vanish``: the whole zone is gone.
         """
         if self._fault.get(name) == kind:
             return

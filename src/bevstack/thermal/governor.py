@@ -31,8 +31,8 @@ class Proposal:
 
 
 class Ceilings:
-    """Where each zone is taken to throttle: stated, else the lowest passive trip (else hot, else critical - 5), else the configured
-    limit; lowered when throttling is seen below it, and slowly restored."""
+    """Where each zone is taken to throttle: stated, else the lowest passive trip (else hot, else critical - 5), else the
+    configured limit; lowered when throttling is seen below it, and slowly restored."""
 
     def __init__(self, config: GovernorConfig) -> None:
         self._config = config
@@ -109,7 +109,8 @@ class Governor(ABC):
         self.current = (*self.current[:n], Choice(rung, rate), *self.current[n + 1 :])
 
     def reject(self, model: str, rung: str, now: float, why: str = "") -> None:
-        """A rung failed to load or to run: not to be asked for again for ``config.quarantine_s``. The smallest is never locked out."""
+        """A rung failed to load or to run: not to be asked for again for ``config.quarantine_s``. The smallest is never
+        locked out."""
         n = self._ladder_number(model)
         ladder = self.budget.ladders[n]
         if ladder.rung(rung).name != ladder.smallest.name:
@@ -192,10 +193,10 @@ class Governor(ABC):
     def _propose(self, throttled: frozenset[str], now: float) -> Proposal | None:
         """The rule: None keeps everything."""
 
-    def _advance(self, elapsed: float, now: float) -> None:
+    def _advance(self, elapsed: float, now: float) -> None:  # noqa: B027 (bands have no model)
         """Model time passes."""
 
-    def _correct(self, now: float) -> None:
+    def _correct(self, now: float) -> None:  # noqa: B027
         """The model learns from the sensors."""
 
     def _driven(self) -> dict[str, float]:

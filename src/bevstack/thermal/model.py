@@ -1,7 +1,8 @@
-"""The governor's thermal model at run time: fixed resistances, and one offset per zone that follows whatever they do not explain.
+"""The governor's thermal model at run time: fixed resistances, and one offset per zone that follows whatever they do not
+explain.
 
-A free online fit of resistances diverges in closed loop, because a governor holds power constant and so removes what the fit would
-need (brief governor-thermal, 5.3). A scalar Kalman filter per zone for the offset cannot diverge.
+A free online fit of resistances diverges in closed loop, because a governor holds power constant and so removes what the fit
+would need (brief governor-thermal, 5.3). A scalar Kalman filter per zone for the offset cannot diverge.
 """
 
 from __future__ import annotations

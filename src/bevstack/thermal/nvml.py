@@ -1,4 +1,5 @@
-"""NVIDIA boards through NVML (package nvidia-ml-py, extra ``gpu``). Imported and initialised lazily; absence is an answer, not an error."""
+"""NVIDIA boards through NVML (package nvidia-ml-py, extra ``gpu``). Imported and initialised lazily; absence is an answer,
+not an error."""
 
 from __future__ import annotations
 

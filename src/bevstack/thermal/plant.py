@@ -1,6 +1,6 @@
 """A machine that gets hot: a heat network with leakage, fans, DVFS and throttling, on a simulated clock.
 
-Form of the published descriptions (brief governor-thermal: step_wise and power_allocator of the Linux kernel, V^2 f dynamic power,
+After published descriptions (brief governor-thermal: step_wise and power_allocator of the Linux kernel, V^2 f dynamic power,
 leakage that grows with temperature); the figures of every plant are the scenario's. It is not the governor's model: that one is
 linear, has fixed time constants and knows neither leakage nor clocks.
 """
@@ -24,7 +24,7 @@ _MOST_SUBSTEPS = 400
 
 def _outside(scenario: Scenario, times: Floats) -> Floats:
     points = np.array(scenario.ambient)
-    ambient: Floats = np.interp(times, points[:, 0], points[:, 1])
+    ambient: Floats = np.interp(times, points[:, 0], points[:, 1]).astype(np.float64)
     if scenario.ambient_wave is not None:
         amplitude, period, peak = scenario.ambient_wave
         ambient = ambient + amplitude * np.cos(2 * math.pi * (times - peak) / period)
@@ -90,14 +90,14 @@ class Plant:
         if self.substeps > _MOST_SUBSTEPS:
             name = list(self.scenario.nodes)[fastest]
             raise ScenarioError(
-                f"scenario {self.scenario.name!r}: node {name!r} has a time constant of {4 * h:.2g} s: too fast to simulate, give it "
+                f"scenario {self.scenario.name!r}: node {name!r} reacts within {4 * h:.2g} s: too fast to simulate, give it "
                 "more heat capacity or more resistance"
             )
         self.h = self.scenario.step_s / self.substeps
 
     def _inputs(self, quiet: bool) -> None:
         s = self.scenario
-        times = np.arange(self.steps) * s.step_s
+        times: Floats = np.arange(self.steps, dtype=np.float64) * s.step_s
         shape = (self.steps, len(s.links))
         self._scale, self._fan_on = np.ones(shape), np.ones(shape)
         self._extra = np.zeros((self.steps, len(self._heat)))
@@ -141,7 +141,9 @@ class Plant:
             if np.abs(step).max() < 1e-6:
                 break
         if not np.isfinite(t).all() or t.max() > 200:
-            raise ScenarioError(f"scenario {self.scenario.name!r}: idle power alone heats it to {t.max():.0f} degC: check R and leakage")
+            raise ScenarioError(
+                f"scenario {self.scenario.name!r}: idle power alone heats it to {t.max():.0f} degC: check R and leakage"
+            )
         return t
 
     def step(self, power: Floats) -> tuple[float, float]:
@@ -156,7 +158,8 @@ class Plant:
         n = self.now
         self.now += 1
         throttled, hottest = kernel.advance(
-            self.temperatures, self._chip, self._chip_node, self._state, self._heat, self._ends, self._g, self._still, self._fan,
+            self.temperatures, self._chip, self._chip_node, self._state, self._heat, self._ends, self._g, self._still,
+            self._fan,
             self.ambient[n], self._extra[n], self._scale[n], self._fan_on[n], power, self.h, self.substeps, self.clocks,
         )  # fmt: skip
         return throttled * self.h, hottest
@@ -164,7 +167,8 @@ class Plant:
     def survives(self, power: Floats) -> bool:
         """Whether a whole run at this constant power never throttles. Call on a new plant."""
         step = kernel.run_fixed(
-            self.temperatures, self._chip, self._chip_node, self._state, self._heat, self._ends, self._g, self._still, self._fan,
+            self.temperatures, self._chip, self._chip_node, self._state, self._heat, self._ends, self._g, self._still,
+            self._fan,
             self.ambient, self._extra, self._scale, self._fan_on, power, self.h, self.substeps, self.clocks,
         )  # fmt: skip
         return bool(step < 0)
@@ -187,5 +191,6 @@ class Plant:
 
 
 def clock_stretch(clock: Any) -> Any:
-    """Busy time at a relative clock over busy time at full clocks: a part of every item waits for memory, which keeps its clock."""
+    """Busy time at a relative clock over busy time at full clocks: a part of every item waits for memory, which keeps its
+    clock."""
     return 0.8 / clock + 0.2

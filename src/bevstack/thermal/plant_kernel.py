@@ -16,7 +16,8 @@ def voltage(clock: float) -> float:
 
 @njit(cache=True)
 def _throttle(n, temperature, power, chip, state, h):  # type: ignore[no-untyped-def]
-    """One poll of a chip's cooling logic. ``chip`` columns: see `plant.Plant`; ``state``: level, timer, previous, integral, clock."""
+    """One poll of a chip's cooling logic. ``chip`` columns: see `plant.Plant`; ``state``: level, timer, previous, integral,
+    clock."""
     state[n, 1] += h
     poll = chip[n, 7]
     if state[n, 1] + 1e-9 < poll:
@@ -56,8 +57,8 @@ def _throttle(n, temperature, power, chip, state, h):  # type: ignore[no-untyped
 
 @njit(cache=True)
 def advance(  # type: ignore[no-untyped-def]
-    temperatures, chip, chip_node, state, heat, ends, conductance, still, fan, ambient, extra, scale, fan_on, power, h, substeps,
-    clocks,
+    temperatures, chip, chip_node, state, heat, ends, conductance, still, fan, ambient, extra, scale, fan_on, power, h,
+    substeps, clocks,
 ):  # fmt: skip
     """One control step in place.
 
@@ -65,7 +66,8 @@ def advance(  # type: ignore[no-untyped-def]
         temperatures: (N,) degC, state.
         chip: (M, 12) constants, chip_node: (M,) node of each, state: (M, 5) throttling state.
         heat: (N,) J/K. ends: (L, 2) node numbers, -1 for ambient. conductance, still: (L,) W/K with fan at full speed, at rest.
-        fan: (L, 2) temperatures where it starts and is at full speed. ambient: degC. extra: (N,) W. scale: (L,) resistance factor.
+        fan: (L, 2) temperatures where it starts and is at full speed. ambient: degC. extra: (N,) W. scale: (L,) resistance
+        factor.
         fan_on: (L,) 0 or 1. power: (M,) W of dynamic power at full clocks. h: s. substeps: how many. clocks: (substeps, M) out.
 
     Returns:
@@ -103,18 +105,19 @@ def advance(  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def run_fixed(  # type: ignore[no-untyped-def]
-    temperatures, chip, chip_node, state, heat, ends, conductance, still, fan, ambient, extra, scale, fan_on, power, h, substeps,
-    clocks,
+    temperatures, chip, chip_node, state, heat, ends, conductance, still, fan, ambient, extra, scale, fan_on, power, h,
+    substeps, clocks,
 ):  # fmt: skip
-    """A whole run at constant power; the time axes stand first in ``ambient`` (S,), ``extra`` (S, N), ``scale``, ``fan_on`` (S, L).
+    """A whole run at constant power; the time axes stand first in ``ambient`` (S,), ``extra`` (S, N), ``scale``, ``fan_on``
+    (S, L).
 
     Returns:
         number of the first step in which something throttled, or -1.
     """
     for s in range(len(ambient)):
         throttled, _ = advance(
-            temperatures, chip, chip_node, state, heat, ends, conductance, still, fan, ambient[s], extra[s], scale[s], fan_on[s],
-            power, h, substeps, clocks,
+            temperatures, chip, chip_node, state, heat, ends, conductance, still, fan, ambient[s], extra[s], scale[s],
+            fan_on[s], power, h, substeps, clocks,
         )  # fmt: skip
         if throttled > 0:
             return s

@@ -1,8 +1,9 @@
 """The governor's policy: which rung each model runs, decided once per period from readings, latencies and evidence.
 
-Predictive: a calibrated thermal model forecasts every combination of rungs for 90 s; the best one that stays below the target runs.
-The target is the ceiling minus a margin that grows with what other loads have been seen to do and shrinks in calm. The bands of the
-plain policy take over without a model, or while the model check says that it is wrong.
+Predictive: a calibrated thermal model forecasts every combination of rungs for 90 s; the best one that stays below the
+target runs.
+The target is the ceiling minus a margin that grows with what other loads have been seen to do and shrinks in calm. The bands
+of the plain policy take over without a model, or while the model check says that it is wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +36,9 @@ _JUMP = 8.0  # degC within one sample that no die can do
 _LOW = 6.0  # degC that a zone may read below what its siblings imply
 _BLIND_DRIFT = 1.0 / 60.0  # degC per second of extra margin without any sensor
 _LATE = HORIZONS >= 20.0
+_NEAR = HORIZONS <= 30.0
 _PROBE_S = 20.0
+_RATE_AT = 0.7  # degC below the ceiling at which the rate becomes a lever
 
 
 @dataclass
@@ -111,7 +115,10 @@ class Policy(BandPolicy):
         innovations = {
             n: tracker.raw - before[n] - driven[n]
             for key, n in model.number.items()
-            if (tracker := self.sensors.trackers.get(key)) is not None and tracker.trusted and tracker.fresh and tracker.raw is not None
+            if (tracker := self.sensors.trackers.get(key)) is not None
+            and tracker.trusted
+            and tracker.fresh
+            and tracker.raw is not None
         }
         for key, n in model.number.items():
             memory, tracker = self._memory[key], self.sensors.trackers.get(key)
@@ -131,7 +138,8 @@ class Policy(BandPolicy):
         self._carry_silent(before)
 
     def _is_jump(self, memory: _Memory, tracker: ZoneTracker, innovation: float, others: list[float]) -> bool:
-        """A step that no die can make is the sensor's: believed only where nothing contradicts it and it errs to the hot side."""
+        """A step that no die can make is the sensor's: believed only where nothing contradicts it and it errs to the hot
+        side."""
         raw = float(tracker.raw or 0.0)
         stepped = memory.last is not None and abs(raw - memory.last) > _JUMP
         memory.last = raw
@@ -159,7 +167,8 @@ class Policy(BandPolicy):
         model = self.model
         if model is None:
             return
-        seen, silent = [], []
+        seen: list[int] = []
+        silent: list[int] = []
         for key, n in model.number.items():
             tracker = self.sensors.trackers.get(key)
             (seen if tracker is not None and tracker.trusted else silent).append(n)
@@ -200,13 +209,14 @@ class Policy(BandPolicy):
     def _shortfall(self, n: int) -> float:
         """Degrees by which a zone reads lower than its siblings allow for: a sensor that drifts away downwards."""
         model = self.model
-        assert model is not None and self.calibration is not None
+        assert model is not None
+        assert self.calibration is not None
         rise = model.offset - self.calibration.offset
         others = [
             float(rise[m]) for key, m in model.number.items()
             if m != n and (t := self.sensors.trackers.get(key)) is not None and t.trusted
         ]  # fmt: skip
-        return max(0.0, float(np.median(others)) - float(rise[n]) - _LOW) if others else 0.0
+        return max(0.0, median(others) - float(rise[n]) - _LOW) if others else 0.0
 
     def _usable(self) -> bool:
         """The model can carry the decision: trusted, and it knows every control zone that answers."""
@@ -252,6 +262,10 @@ class Policy(BandPolicy):
             combo = self._neighbour_down(set(throttled))
             if combo is not None:
                 return self._with_forecast(Proposal(combo, f"{', '.join(sorted(throttled))} is being throttled"), without)
+        if max(over[worst], soon[worst]) > 0 and self._small():
+            # Nothing smaller is left but the rate, and that is for the ceiling's sake alone.
+            near = (present[numbers][:, ~_LATE] - ceilings[:, None]).max()
+            return self._slower(numbers, ceilings, without) if may_go_down and near > -_RATE_AT else None
         if max(over[worst], soon[worst]) > 0:
             if not may_go_down:
                 return None
@@ -266,40 +280,41 @@ class Policy(BandPolicy):
             return self._up(numbers, ceilings, targets, now, without)
         return None
 
-    def _limits(self, numbers: list[int], ceilings: Floats, targets: Floats, slack: float) -> Floats:
-        """(C, Z) what each combination may reach: the target; the smallest rungs at full rate may use the margin up."""
-        limits = np.repeat(targets[None] - slack, len(self.budget.choices), axis=0)
-        bottom = self.budget.index[self.budget.smallest]
-        limits[bottom] = np.maximum(limits[bottom], ceilings - 0.7 - slack)
-        limits[~self.budget.full_rate] = np.maximum(limits[~self.budget.full_rate], ceilings - 1.5 - slack)
-        return limits
+    def _small(self) -> bool:
+        """Every model runs its smallest rung."""
+        return all(c.rung == s.rung for c, s in zip(self.current, self.budget.smallest))
 
     def _down(self, numbers: list[int], ceilings: Floats, targets: Floats, why: str, without: float) -> Proposal | None:
+        """The best combination with less power that ends up below the target; if there is none, the smallest rungs."""
         model = self.model
         assert model is not None
         budget = self.budget
         forecast = model.forecast(budget.power)[:, numbers]
-        limits = self._limits(numbers, ceilings, targets, 0.5)
-        now_at = model.expected()[numbers]
-        late = (forecast[:, :, _LATE] <= limits[:, :, None]).all(axis=(1, 2))
+        limits = targets - 0.5
+        late = (forecast[:, :, _LATE] <= limits[:, None]).all(axis=(1, 2))
         # On the way there it may not become hotter than it is, or than the limit.
-        early = (forecast[:, :, ~_LATE] <= np.maximum(limits, now_at[None])[:, :, None] + 0.3).all(axis=(1, 2))
+        bound = np.maximum(limits, model.expected()[numbers]) + 0.3
+        early = (forecast[:, :, ~_LATE] <= bound[:, None]).all(axis=(1, 2))
         less = budget.total < budget.power_of(self.current).sum() - 1e-9
-        good = less & late & early & budget.allowed(self._locked(self._now or 0.0), self.config.period_ms)
-        if good.any():
-            chosen = int(np.argmax(good))  # best utility first
-            return Proposal(budget.choices[chosen], why, float(forecast[chosen].max()), without)
-        lower = np.flatnonzero(less)
-        if not len(lower):
+        allowed = budget.allowed(self._locked(self._now or 0.0), self.config.period_ms)
+        good = less & late & early & allowed & budget.full_rate
+        chosen = int(np.argmax(good)) if good.any() else budget.index[budget.smallest]  # best utility first
+        return Proposal(budget.choices[chosen], why, float(forecast[chosen].max()), without)
+
+    def _slower(self, numbers: list[int], ceilings: Floats, without: float) -> Proposal | None:
+        """The second lever: the best rates that keep the smallest rungs off the ceiling for the near future."""
+        model = self.model
+        assert model is not None
+        budget = self.budget
+        forecast = model.forecast(budget.power)[:, numbers]
+        less = np.flatnonzero(~budget.full_rate & (budget.total < budget.power_of(self.current).sum() - 1e-9))
+        if not len(less):
             return None
-        # Nothing is cool enough: the smallest rungs; slower rates only if those will reach the ceiling.
-        bottom = budget.index[budget.smallest]
-        if less[bottom] and (forecast[bottom] < ceilings[:, None] - 0.7).all():
-            return Proposal(budget.choices[bottom], why, float(forecast[bottom].max()), without)
-        coolest = int(lower[np.argmin(budget.total[lower])])
-        if less[bottom] and self.current != budget.smallest and all(c.rate == 1.0 for c in self.current):
-            coolest = bottom  # one lever after the other
-        return Proposal(budget.choices[coolest], why, float(forecast[coolest].max()), without)
+        good = (forecast[less][:, :, _NEAR] <= ceilings[:, None] - _RATE_AT - 0.3).all(axis=(1, 2))
+        chosen = int(less[np.argmax(good)]) if good.any() else int(less[np.argmin(budget.total[less])])
+        return Proposal(
+            budget.choices[chosen], "even the smallest rungs reach the ceiling", float(forecast[chosen].max()), without
+        )
 
     def _up(self, numbers: list[int], ceilings: Floats, targets: Floats, now: float, without: float) -> Proposal | None:
         model = self.model
@@ -312,8 +327,12 @@ class Policy(BandPolicy):
         if not len(candidates):
             return None
         forecast = model.forecast(budget.power[candidates])[:, numbers]
-        forecast = forecast[:, :, HORIZONS <= self.config.up_horizon_s]
-        limits = self._limits(numbers, ceilings, targets, self.config.up_margin)[candidates]
+        forecast = forecast[:, :, self.config.up_horizon_s >= HORIZONS]
+        limits = np.repeat(targets[None] - self.config.up_margin, len(candidates), axis=0)
+        if not all(c.rate == 1.0 for c in self.current):
+            # Rates come back before rungs do, and need less room.
+            small = budget.total[candidates] <= budget.power_of(budget.smallest).sum() + 1e-9
+            limits[small] = np.maximum(limits[small], ceilings - _RATE_AT - 1.0)
         good = (forecast <= limits[:, :, None]).all(axis=(1, 2))
         if not good.any():
             return None
@@ -329,7 +348,8 @@ class Policy(BandPolicy):
             seen |= self._affected(tracker.zone)
         power = self.budget.power_of(self.current)
         unseen = [n for n, unit in enumerate(self.budget.units) if unit not in seen]
-        return (self.budget.power[:, unseen] <= power[unseen] + 1e-9).all(axis=1)
+        allowed: NDArray[np.bool_] = (self.budget.power[:, unseen] <= power[unseen] + 1e-9).all(axis=1)
+        return allowed
 
     def _rush(self, now: float) -> Proposal | None:
         """A zone that runs away from the forecast so fast that it would be at its ceiling in a second."""
@@ -338,10 +358,10 @@ class Policy(BandPolicy):
             if memory is None or memory.innovation is None or tracker.raw is None or not tracker.fresh:
                 continue
             ceiling = self.ceilings.of(tracker.zone, now)
-            if memory.innovation > 1.5 + tracker.quantum and tracker.raw + memory.innovation >= ceiling - 0.5:
-                if self.current != self._bottom():
-                    rise = f"{tracker.zone.key} rose {memory.innovation:.1f} degC more than expected to {tracker.raw:.1f}"
-                    return Proposal(self._bottom(), rise)
+            running_away = memory.innovation > 1.5 + tracker.quantum and tracker.raw + memory.innovation >= ceiling - 0.5
+            if running_away and self.current != self._bottom():
+                rise = f"{tracker.zone.key} rose {memory.innovation:.1f} degC more than expected to {tracker.raw:.1f}"
+                return Proposal(self._bottom(), rise)
         return None
 
     def _probing(self, now: float, without: float) -> Proposal | None:
@@ -362,8 +382,10 @@ class Policy(BandPolicy):
         combo = self._bottom()
         self._probed_at = now
         self._probe_until = now + _PROBE_S
-        still = suspects[0].still_for(now)
-        return self._with_forecast(Proposal(combo, f"{suspects[0].zone.key} has not moved for {still:.0f} s: testing it"), without)
+        seconds = suspects[0].still_for(now)
+        return self._with_forecast(
+            Proposal(combo, f"{suspects[0].zone.key} has not moved for {seconds:.0f} s: testing it"), without
+        )
 
     def _with_forecast(self, proposal: Proposal, without: float) -> Proposal:
         model = self.model

@@ -19,8 +19,9 @@ class RungInfo:
     Attributes:
         name: what the node's parameter ``model.rung`` is set to.
         quality: relative quality, above 0; only ratios within one ladder count (mAP, PSNR gain, any one scale).
-        power_w: mean power that the rung adds to its unit at the ladder's full rate, watts. Only differences and ratios matter to a
-            model that was calibrated on these numbers, so a declared figure (for example GMAC times a constant) will do.
+        power_w: mean power that the rung adds to its unit at the ladder's full rate, watts. Only differences and ratios
+            matter to a model that was calibrated on these numbers, so a declared figure (for example GMAC times a constant)
+            will do.
         latency_ms: busy time per item at full clocks, milliseconds.
         measured: the figures were measured on this machine, not declared.
     """
@@ -52,7 +53,8 @@ class LadderInfo:
         priority: weight in the shared budget, above 0.
         unit: what it loads: ``cpu``, ``gpu``, ``dla``, or the name of a chip (``zones`` maps zones to units).
         floor: name of the smallest rung that may be chosen; None allows all.
-        rates: shares of its items that may be processed, 1.0 first; the second lever, used when the smallest rungs are still too hot.
+        rates: shares of its items that may be processed, 1.0 first; the second lever, used when the smallest rungs are still
+        too hot.
     """
 
     model: str

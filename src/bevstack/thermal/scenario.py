@@ -1,9 +1,11 @@
-"""Scenarios for the plant simulator: the file format of docs/governor.md, read strictly. Every mistake is one line with its place."""
+"""Scenarios for the plant simulator: the file format of docs/governor.md, read strictly. Every mistake is one line with its
+place."""
 
 from __future__ import annotations
 
 import copy
 import difflib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -33,7 +35,8 @@ class ScenarioError(BevstackError):
 
 @dataclass(frozen=True)
 class Fan:
-    """A fan on a link: resistance is the link's at full speed and `still_k_per_w` at rest; speed rises from `on_c` to `full_c`."""
+    """A fan on a link: resistance is the link's at full speed and `still_k_per_w` at rest; speed rises from `on_c` to
+    `full_c`."""
 
     still_k_per_w: float
     on_c: float
@@ -308,7 +311,9 @@ def load(path: Path) -> list[Scenario]:
     try:
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ScenarioError(f"{path} is no {'JSON' if path.suffix == '.json' else 'YAML'}: {' '.join(str(error).split())}") from None
+        raise ScenarioError(
+            f"{path} is no {'JSON' if path.suffix == '.json' else 'YAML'}: {' '.join(str(error).split())}"
+        ) from None
     return parse(content, str(path))
 
 
@@ -373,7 +378,9 @@ def _scenario(content: Mapping[str, Any], place: str) -> Scenario:
     for node, heat in top.mapping("nodes").items():
         if node == AMBIENT:
             raise ScenarioError(f"{place}.nodes.{node}: ambient is given by the key ambient")
-        nodes[node] = _number(heat.get("heat_j_per_k") if isinstance(heat, Mapping) else heat, f"{place}.nodes.{node}", 1e-3, 1e7)
+        nodes[node] = _number(
+            heat.get("heat_j_per_k") if isinstance(heat, Mapping) else heat, f"{place}.nodes.{node}", 1e-3, 1e7
+        )
     links = tuple(_link(item, f"{place}.links[{n}]", nodes) for n, item in enumerate(top.entries("links")))
     _check_connected(nodes, links, place)
     chips = tuple(_chip(unit, item, f"{place}.chips.{unit}", nodes) for unit, item in top.mapping("chips").items())
@@ -381,9 +388,7 @@ def _scenario(content: Mapping[str, Any], place: str) -> Scenario:
     if zones is not None and not isinstance(zones, Mapping):
         raise ScenarioError(f"{place}.zones is {_short(zones)}: give a mapping, or null for a machine without zones")
     trips = {chip.node: chip.throttle.trip_c for chip in chips}
-    sensors = tuple(
-        _sensor(str(zone), item, f"{place}.zones.{zone}", nodes, trips) for zone, item in (zones or {}).items()
-    )
+    sensors = tuple(_sensor(str(zone), item, f"{place}.zones.{zone}", nodes, trips) for zone, item in (zones or {}).items())
     units = [chip.unit for chip in chips]
     models = tuple(_model(model, item, f"{place}.models.{model}", units) for model, item in top.mapping("models").items())
     ambient, wave = _ambient(top)
@@ -441,7 +446,9 @@ def _link(item: Any, place: str, nodes: Mapping[str, float]) -> Link:
     fan = None
     if fields.raw("fan") is not None:
         inner = _Fields(fields.raw("fan"), fields.at("fan"))
-        fan = Fan(inner.number("still_k_per_w", low=k_per_w, high=1e4), inner.number("on_c", 45.0), inner.number("full_c", 75.0))
+        fan = Fan(
+            inner.number("still_k_per_w", low=k_per_w, high=1e4), inner.number("on_c", 45.0), inner.number("full_c", 75.0)
+        )
         inner.done()
         if fan.full_c <= fan.on_c:
             raise ScenarioError(f"{fields.at('fan')}: full_c {fan.full_c:g} must be above on_c {fan.on_c:g}")
@@ -522,10 +529,17 @@ def _model(name: str, item: Any, place: str, units: Sequence[str]) -> Model:
     for n, rung in enumerate(fields.entries("rungs")):
         inner = _Fields(rung, f"{place}.rungs[{n}]")
         rungs.append(
-            (inner.text("name"), inner.number("quality", low=1e-6), inner.number("power_w", low=0), inner.number("latency_ms", low=0))
+            (
+                inner.text("name"),
+                inner.number("quality", low=1e-6),
+                inner.number("power_w", low=0),
+                inner.number("latency_ms", low=0),
+            )
         )
         inner.done()
-    rates = tuple(_number(rate, f"{place}.rates[{n}]", 0.001, 1) for n, rate in enumerate(fields.entries("rates", [1.0, 0.5, 0.25])))
+    rates = tuple(
+        _number(rate, f"{place}.rates[{n}]", 0.001, 1) for n, rate in enumerate(fields.entries("rates", [1.0, 0.5, 0.25]))
+    )
     floor = fields.raw("floor")
     try:
         ladder = LadderInfo(
@@ -555,7 +569,7 @@ def _ambient(top: _Fields) -> tuple[tuple[tuple[float, float], ...], tuple[float
             if not isinstance(point, list) or len(point) != 2:
                 raise ScenarioError(f"{place}[{n}] is {_short(point)}: give [seconds, degrees]")
             points.append((_number(point[0], f"{place}[{n}][0]", 0), _number(point[1], f"{place}[{n}][1]", -60, 100)))
-        if not points or any(b[0] <= a[0] for a, b in zip(points, points[1:])):
+        if not points or any(b[0] <= a[0] for a, b in itertools.pairwise(points)):
             raise ScenarioError(f"{place}: give at least one [seconds, degrees], times ascending")
         return tuple(points), None
     return ((0.0, _number(value, place, -60, 100)),), None
@@ -593,7 +607,9 @@ def _event(
         values["length"] = fields.number("length_s", 0.0, 0)
         values["ramp"] = fields.number("ramp_s", 0.0, 0)
         if values["every"] and not 0 < values["length"] <= values["every"]:
-            raise ScenarioError(f"{place}: length_s {values['length']:g} must be above 0 and at most every_s {values['every']:g}")
+            raise ScenarioError(
+                f"{place}: length_s {values['length']:g} must be above 0 and at most every_s {values['every']:g}"
+            )
         kind = "heat"
     elif kind in ("link", "fan"):
         between = fields.need("between")

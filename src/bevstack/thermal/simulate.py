@@ -1,13 +1,14 @@
 """One scenario, one controller: the plant writes a fake sysfs tree, the real zone reader reads it, the policy decides.
 
-A simulated clock: an hour takes seconds. Items arrive at a fixed period at every unit, wait in a queue of one (newest wins) and are
-released at a fixed offset from capture, so a smaller rung does not make the output jitter; an item later than that is late, an item
-that a newer one has replaced is lost.
+A simulated clock: an hour takes seconds. Items arrive at a fixed period at every unit, wait in a queue of one (newest wins)
+and are released at a fixed offset from capture, so a smaller rung does not make the output jitter; an item later than that is
+late, an item that a newer one has replaced is lost.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -45,9 +46,10 @@ class Result:
 
     Attributes:
         throttled_s: seconds in which the kernel or the hardware slowed something down.
-        quality: mean over all items that arrived of the priority-weighted relative rung quality; lost and left-out items count 0.
+        quality: mean over all items that arrived of the priority-weighted relative rung quality; lost and left-out items
+        count 0.
         lost: items that a newer one replaced in the queue. skipped: items left out on purpose (rate below 1).
-        wall_s: computing time of the run; `duration_s / wall_s` is the speed against real time.
+        wall_s, cpu_s: time that the run took, and CPU time of it; `duration_s / wall_s` is the speed against real time.
     """
 
     controller: str
@@ -67,6 +69,7 @@ class Result:
     skipped: int = 0
     late: int = 0
     wall_s: float = 0.0
+    cpu_s: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
 
@@ -92,6 +95,7 @@ class _Sensors:
         self._shown: list[float | None] = [None] * len(self._sensors)
         self._next = [0.0] * len(self._sensors)
         self._rng = np.random.default_rng(seed)
+        self._noise: list[float] = []
         self._events = [event for event in scenario.events if event.kind == "sensor"]
 
     def _value(self, k: int, sensor: Sensor, true: float, now: float, dt: float, faults: Sequence[Event]) -> float:
@@ -109,7 +113,9 @@ class _Sensors:
                 noise += event.value
             elif event.fault == "spike" and (now - event.at) % max(event.every, dt) < dt:
                 value += event.value
-        value += noise * float(self._rng.standard_normal())
+        if not self._noise:
+            self._noise = self._rng.standard_normal(4096).tolist()
+        value += noise * self._noise.pop()
         return round(value / sensor.step_c) * sensor.step_c if sensor.step_c > 0 else value
 
     def show(self, plant: Plant, now: float, dt: float, faulty: bool = True) -> list[float]:
@@ -150,21 +156,26 @@ class _Items:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self._s = scenario
         self.units = [chip.unit for chip in scenario.chips]
-        self._models = [
-            [m for m, model in enumerate(scenario.models) if model.ladder.unit == unit] for unit in self.units
-        ]
+        self._models = [[m for m, model in enumerate(scenario.models) if model.ladder.unit == unit] for unit in self.units]
         self._rng = np.random.default_rng(seed)
         largest = [
             sum(max(rung.latency_ms for rung in scenario.models[m].ladder.rungs) for m in models) for models in self._models
         ]
         # Released when the largest combination would be done, with some air for its jitter.
-        self.release_ms = scenario.release_ms if scenario.release_ms is not None else max(largest) * (1.1 + 2 * scenario.latency_noise)
+        self.release_ms = (
+            scenario.release_ms if scenario.release_ms is not None else max(largest) * (1.1 + 2 * scenario.latency_noise)
+        )
         self._busy_until = [0.0] * len(self.units)
         self._waiting: list[int | None] = [None] * len(self.units)
         self._count = 0
         self._credit = [0.0] * len(scenario.models)
         total = sum(model.ladder.priority for model in scenario.models)
         self._weight = [model.ladder.priority / total for model in scenario.models]
+        self._worth = [
+            {rung.name: weight * rung.quality / model.ladder.rungs[0].quality for rung in model.ladder.rungs}
+            for model, weight in zip(scenario.models, self._weight)
+        ]
+        self._noise: list[float] = []
         self._open: dict[int, list[Any]] = {}
         self.latencies: list[float] = []
         self.busy: list[float] = []
@@ -172,7 +183,9 @@ class _Items:
         self.lost = self.skipped = self.late = 0
         self.recent: dict[str, list[float]] = {}
 
-    def run(self, start: float, dt: float, clocks: Floats, active: Callable[[int, float], Choice], slow: dict[str, float]) -> None:
+    def run(
+        self, start: float, dt: float, clocks: Floats, active: Callable[[int, float], Choice], slow: dict[str, float]
+    ) -> None:
         """One control step.
 
         Args:
@@ -203,6 +216,11 @@ class _Items:
         for u in range(len(self.units)):
             self._drain(u, end, start, substep, clocks, active, slow)
 
+    def _jitter(self) -> float:
+        if not self._noise:
+            self._noise = np.maximum(0.5, 1.0 + self._s.latency_noise * self._rng.standard_normal(4096)).tolist()
+        return self._noise.pop()
+
     def _drain(self, u: int, until: float, *rest: Any) -> None:
         waiting = self._waiting[u]
         if waiting is not None and self._busy_until[u] < until:
@@ -225,10 +243,10 @@ class _Items:
                 continue
             self._credit[m] -= 1.0
             rung = ladder.rung(choice.rung)
-            took = rung.latency_ms * stretch * max(0.5, 1.0 + self._s.latency_noise * float(self._rng.standard_normal()))
+            took = rung.latency_ms * stretch * self._jitter()
             self.recent[ladder.model].append(took)
             busy += took
-            quality += self._weight[m] * rung.quality / ladder.rungs[0].quality
+            quality += self._worth[m][choice.rung]
         self._busy_until[u] = at + busy / 1000.0
         self._close(n, self._busy_until[u], busy, quality)
 
@@ -312,7 +330,8 @@ def calibrate(scenario: Scenario) -> Calibration | None:
         hottest = max(float(plant.temperatures[plant.node[chip.node]]) for chip in scenario.chips)
         guard = hottest > limit - (12.0 if guard else 5.0)
         combo = tuple(
-            large[m] if level[budget.units.index(ladder.unit)] and not guard else small[m] for m, ladder in enumerate(scenario.ladders)
+            large[m] if level[budget.units.index(ladder.unit)] and not guard else small[m]
+            for m, ladder in enumerate(scenario.ladders)
         )
         plant.step(plant.powers([(c.rung, c.rate) for c in combo]))
         power[k] = budget.power_of(combo)
@@ -333,9 +352,11 @@ def largest(scenario: Scenario) -> Combo:
 def mean_quality(scenario: Scenario, combo: Sequence[Choice]) -> float:
     """Priority-weighted relative quality of a combination at full rate."""
     total = sum(ladder.priority for ladder in scenario.ladders)
-    return sum(
-        ladder.priority * ladder.rung(c.rung).quality / ladder.rungs[0].quality * c.rate for ladder, c in zip(scenario.ladders, combo)
-    ) / total  # fmt: skip
+    worth = [
+        ladder.priority * ladder.rung(c.rung).quality / ladder.rungs[0].quality * c.rate
+        for ladder, c in zip(scenario.ladders, combo)
+    ]
+    return sum(worth) / total
 
 
 def best_fixed(scenario: Scenario) -> tuple[Combo | None, float]:
@@ -388,6 +409,9 @@ class Simulation:
             raise ValueError(f"controller {controller!r} is none of {CONTROLLERS}")
         self.scenario, self.controller = scenario, controller
         self._observer, self._keep = observer, keep
+        # In memory, as the real sysfs is: renames on a busy disk take milliseconds.
+        memory = Path("/dev/shm")
+        root = root if root is not None else memory if os.access(memory, os.W_OK) else None
         self._folder = Path(tempfile.mkdtemp(prefix="bevstack-sysfs-", dir=root))
         self.plant = Plant(scenario)
         self.tree = FakeSysfs(self._folder / "sys", scenario.sensors, scenario.chips)
@@ -472,6 +496,13 @@ class Simulation:
         if self._observer is not None:
             self._observer(now, self.plant, self.governor)
 
+    def forget(self) -> None:
+        """Starts the items' books anew: statistics of `finish` are then of what follows."""
+        items = self._items
+        items.latencies.clear()
+        items.busy.clear()
+        items.quality, items.lost, items.skipped, items.late = 0.0, 0, 0, 0
+
     def finish(self) -> Result:
         """Statistics of what has run."""
         items, result = self._items, self.result
@@ -486,11 +517,11 @@ class Simulation:
 def run(scenario: Scenario, controller: str, **options: Any) -> Result:
     """A whole scenario; options as of `Simulation`."""
     simulation = Simulation(scenario, controller, **options)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     try:
         while simulation.plant.now < simulation.plant.steps:
             simulation.step()
     finally:
         simulation.close()
-    simulation.result.wall_s = time.perf_counter() - start
+    simulation.result.wall_s, simulation.result.cpu_s = time.perf_counter() - start, time.process_time() - cpu
     return simulation.finish()

@@ -17,7 +17,8 @@ _LEARN = 20
 class LatencyWatch:
     """Median of a model's last items over what its rung takes at full clocks.
 
-    Measured rungs bring their expectation; for declared ones the first items at a rung, while nothing is hot, are the expectation.
+    Measured rungs bring their expectation; for declared ones the first items at a rung, while nothing is hot, are the
+    expectation.
     """
 
     ladders: Sequence[LadderInfo]

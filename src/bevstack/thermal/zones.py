@@ -1,4 +1,5 @@
-"""Temperature sensors of this machine: Linux thermal zones, hwmon chips, NVIDIA boards. Reads only; writes nothing to sysfs, ever.
+"""Temperature sensors of this machine: Linux thermal zones, hwmon chips, NVIDIA boards. Reads only; writes nothing to sysfs,
+ever.
 
 An unreadable zone has no temperature. It is never 0, never the last value, never cold: `Reading.celsius` is None and
 `Reading.health` says why.
@@ -42,7 +43,8 @@ class Health(Enum):
 
 @dataclass(frozen=True)
 class Trip:
-    """Where something happens: ``passive`` (clocks go down), ``hot``, ``critical`` (shutdown), ``active`` (a fan). Degrees Celsius."""
+    """Where something happens: ``passive`` (clocks go down), ``hot``, ``critical`` (shutdown), ``active`` (a fan). Degrees
+    Celsius."""
 
     celsius: float
     kind: str
@@ -73,7 +75,8 @@ class Zone(Protocol):
     """One sensor.
 
     Attributes:
-        key: stable name: ``thermal:<type>`` or ``hwmon:<chip>:<label>`` or ``nvml:<index>``, with ``#<ordinal>`` from the second of a name.
+        key: stable name: ``thermal:<type>`` or ``hwmon:<chip>:<label>`` or ``nvml:<index>``, with ``#<ordinal>`` from the
+        second of a name.
         kind: ``thermal``, ``hwmon`` or ``nvml``.
         units: what it is on: ``cpu``, ``gpu``, ``dla``; ``soc`` is a die shared by all; empty if unknown.
         control: may steer the governor; zones that nobody knows are shown only.
@@ -233,7 +236,7 @@ def _thermal_zones(root: Path, keys: _Keys, clock: Clock, units: Mapping[str, It
                 _trips(folder),
                 mode_path=mode if mode.exists() else None,
                 clock=clock,
-            )  # fmt: skip
+            )
         )
     return found
 
@@ -266,7 +269,7 @@ def _hwmon_zones(root: Path, keys: _Keys, clock: Clock, units: Mapping[str, Iter
                     tuple(sorted(trips, key=lambda t: t.celsius)),
                     fault_path=fault if fault.exists() else None,
                     clock=clock,
-                )  # fmt: skip
+                )
             )
     return found
 
@@ -310,7 +313,7 @@ class ZoneSet:
         nvml: bool | None = None,
         rediscover_s: float = 10.0,
     ) -> None:
-        self._discover = lambda: discover(root, clock=clock, units=units, nvml=nvml)
+        self._discover: Callable[[], list[Zone]] = lambda: discover(root, clock=clock, units=units, nvml=nvml)
         self._clock = clock
         self._period = rediscover_s
         self._missing: dict[str, Zone] = {}
