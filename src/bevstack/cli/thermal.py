@@ -25,3 +25,22 @@ def zones(
     from bevstack.thermal.live import show
 
     show(root, seconds=seconds, period=period, csv=csv, write=typer.echo, sleep=time.sleep)
+
+
+@thermal_app.command()
+@plainly
+def plan(
+    board: Annotated[Path | None, typer.Argument(help="Floorplan file (YAML); none: a built-in example.")] = None,
+    alpha: Annotated[float, typer.Option(help="Price of power in the control problem, (K/W)^2.")] = 1e-3,
+    overlap: Annotated[int, typer.Option(min=0, help="Cells by which each chip's subdomain reaches into its neighbours.")] = 4,
+    mode: Annotated[
+        str, typer.Option(help="at-most: no block's mean above its limit. hottest: no cell. track: as near to it as can be.")
+    ] = "at-most",
+    parallel: Annotated[bool, typer.Option(help="All subdomains at once, as separate computers would.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write the map as PNG or JPEG.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write budgets and rungs to this file.")] = None,
+) -> None:
+    """Power budgets of a board's blocks that keep its dies at their temperatures, and the rungs that fit them."""
+    from .thermal_plan import show_plan
+
+    show_plan(board, alpha=alpha, overlap=overlap, mode=mode, parallel=parallel, picture=picture, json_file=json_file)
