@@ -40,8 +40,10 @@ setup(
     entry_points={
         'console_scripts': [
             'bev_node = bevstack.ros.nodes.bev_node:main',
+            'decoder_node = bevstack.ros.nodes.decoder_node:main',
             'detect_node = bevstack.ros.nodes.detect_node:main',
             'camera_node = bevstack.ros.nodes.camera_node:main',
+            'encoder_node = bevstack.ros.nodes.encoder_node:main',
             'player = bevstack.ros.nodes.player:main',
             'recorder = bevstack.ros.nodes.recorder:main',
             'viewer = bevstack.viewer.node:main',

@@ -17,6 +17,7 @@ NOT_PROVIDED = {"example_interfaces/msg/WString"}
 #: Not in the golden list. Computed here from the published fields: a change of the file must be meant.
 FROZEN = {
     "foxglove_msgs/msg/CompressedVideo": "RIHS01_32039eafc3770e589c86c4dabff9c392ce9955ebffd43f5f60763011d43d8d1d",
+    "stack_msgs/msg/CodecStatus": "RIHS01_fc26c82ed4ed3eb5eb26681f79f07386cb71a08b1d702a5b57486563f472ff6e",
     "stack_msgs/msg/PipelineStatus": "RIHS01_657298ab59d0c92508312e134bdbe8ff9a2ac0fa9a3d30e59d0ede36973f0cb6",
 }
 
