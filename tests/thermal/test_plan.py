@@ -285,7 +285,7 @@ def test_factor_on_the_reference_board_is_the_closed_form() -> None:
         rho = abs(cmath.cosh(theta * (31.5 - m / 2)) / cmath.cosh(theta * (32.5 + m / 2))) ** 2
         measured = factor(Schwarz(tracking(A, alpha), grown((64, 64), owner, m // 2), alpha), most=100)
         assert rho == pytest.approx(expected, abs=6e-5)
-        assert measured == pytest.approx(rho, rel=5e-3)
+        assert measured == pytest.approx(rho, rel=0.01)  # other modes are close behind and die out slowly
 
 
 def test_at_most_means_at_most() -> None:

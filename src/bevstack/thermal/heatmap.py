@@ -41,7 +41,8 @@ def draw(plan: Plan, board: Floorplan, width: int = 900) -> NDArray[np.uint8]:
         x, y = block.rect.columns[0] * scale + 4, block.rect.rows[0] * scale + 16
         for k, text in enumerate((block.name, f"{budget.power:.1f} W", f"{budget.celsius:.1f} C")):
             place = (x, y + 16 * k)
-            cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+            shadow = (place[0] + 1, place[1] + 1)
+            cv2.putText(image, text, shadow, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
             cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     bar = np.empty((rows * scale, 90, 3), np.uint8)
     bar[:] = _PAPER
