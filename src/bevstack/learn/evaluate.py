@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bevstack.bev import FastBEV
+from bevstack.bev.mirror import TwoSided
 from bevstack.errors import BevstackError
 from bevstack.frames import FrameSet
 from bevstack.frames.sim import SimulatedDrive
@@ -33,7 +34,9 @@ class EvaluationError(BevstackError):
 Watch = Callable[[FrameSet, Boxes3D], None]
 
 
-def detect(model: FastBEV, instants: Iterable[FrameSet], watch: Watch | None = None) -> tuple[list[Pair], list[float]]:
+def detect(
+    model: FastBEV | TwoSided, instants: Iterable[FrameSet], watch: Watch | None = None
+) -> tuple[list[Pair], list[float]]:
     """(predictions, truth) of every instant that has truth, and the milliseconds that the model took. The model starts
     without a past. ``watch`` sees every instant and its boxes."""
     model.reset()
@@ -48,11 +51,11 @@ def detect(model: FastBEV, instants: Iterable[FrameSet], watch: Watch | None = N
     return pairs, times
 
 
-def _open(model: str | Path | FastBEVNet | FastBEV, engine: EngineName, threads: int | None) -> FastBEV:
-    return model if isinstance(model, FastBEV) else FastBEV(model, engine, threads=threads)
+def _open(model: str | Path | FastBEVNet | FastBEV | TwoSided, engine: EngineName, threads: int | None) -> FastBEV | TwoSided:
+    return model if isinstance(model, (FastBEV, TwoSided)) else FastBEV(model, engine, threads=threads)
 
 
-def _details(bev: FastBEV, times: list[float], started: float) -> dict[str, Any]:
+def _details(bev: FastBEV | TwoSided, times: list[float], started: float) -> dict[str, Any]:
     return {
         "model": bev.rung,
         "engine": bev.engine,
@@ -63,7 +66,7 @@ def _details(bev: FastBEV, times: list[float], started: float) -> dict[str, Any]
 
 
 def evaluate_simulated(
-    model: str | Path | FastBEVNet | FastBEV = "fastbev-nano",
+    model: str | Path | FastBEVNet | FastBEV | TwoSided = "fastbev-nano",
     seeds: Sequence[int] = tuple(range(16)),
     engine: EngineName = "onnx",
     *,
@@ -109,7 +112,7 @@ def evaluate_simulated(
 
 
 def evaluate_source(
-    model: str | Path | FastBEVNet | FastBEV,
+    model: str | Path | FastBEVNet | FastBEV | TwoSided,
     spec: str,
     engine: EngineName = "onnx",
     *,
