@@ -81,70 +81,53 @@ def _scatter(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
-def _quantise_row(  # type: ignore[no-untyped-def]  # pragma: no cover
-    gained, gain, inverse, mean, tables, first, step, skip_below, symbols, natural
-):
-    """One row without a branch, so that the compiler may use vectors; kept is every ``step``-th position from ``first``."""
-    half, zero = np.float32(0.5), np.float32(0.0)
-    low, high = np.float32(-32768.0), np.float32(32767.0)
-    for x in range(len(gained)):
-        middle = mean[x] * gain[x]
-        rounded = np.floor(gained[x] - middle + half)
-        coded = (tables[x] >= skip_below) & (rounded == rounded)
-        rounded = rounded if rounded > low else low
-        rounded = rounded if rounded < high else high
-        rounded = rounded if coded else zero
-        here = step == 1 or (x & 1) == first
-        symbols[x] = np.int32(rounded) if here else symbols[x]
-        natural[x] = (rounded + middle) * inverse[x] if here else natural[x]
-
-
-@numba.njit(cache=True, nogil=True)
 def _quantise(  # type: ignore[no-untyped-def]  # pragma: no cover
     gained, gain, inverse, mean, tables, parity, skip_below, symbols, natural
 ):
+    """Rows without branches, so that the compiler may use vectors: every position is computed, those of ``parity`` are kept."""
+    half, zero = np.float32(0.5), np.float32(0.0)
+    low, high = np.float32(-32768.0), np.float32(32767.0)
     channels, rows, columns = gained.shape
-    uniform = gain.shape[1:] != gained.shape[1:]
+    gain_rows, gain_columns = gain.shape[1], gain.shape[2]
     gain_row, inverse_row = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for c in range(channels):
-        if uniform:
-            gain_row[:] = gain[c, 0, 0]
-            inverse_row[:] = inverse[c, 0, 0]
         for y in range(rows):
-            if not uniform:
-                gain_row[:] = gain[c, y]
-                inverse_row[:] = inverse[c, y]
-            if parity == 0:
-                natural[c, y] = 0.0
-            first = 0 if parity < 0 else (y + parity) & 1
-            step = 1 if parity < 0 else 2
-            mean_row, table_row, symbol_row, natural_row = mean[c, y], tables[c, y], symbols[c, y], natural[c, y]
-            _quantise_row(
-                gained[c, y], gain_row, inverse_row, mean_row, table_row, first, step, skip_below, symbol_row, natural_row
-            )
+            if y < gain_rows:
+                for x in range(columns):
+                    gain_row[x] = gain[c, y, min(x, gain_columns - 1)]
+                    inverse_row[x] = inverse[c, y, min(x, gain_columns - 1)]
+            for x in range(columns):
+                middle = mean[c, y, x] * gain_row[x]
+                rounded = np.floor(gained[c, y, x] - middle + half)
+                coded = (tables[c, y, x] >= skip_below) & (rounded == rounded)
+                rounded = rounded if rounded > low else low
+                rounded = rounded if rounded < high else high
+                rounded = rounded if coded else zero
+                here = (parity < 0) | (((x + y) & 1) == parity)
+                other = zero if parity == 0 else natural[c, y, x]
+                symbols[c, y, x] = np.int32(rounded) if here else symbols[c, y, x]
+                natural[c, y, x] = (rounded + middle) * inverse_row[x] if here else other
 
 
 @numba.njit(cache=True, nogil=True)
 def _reconstruct(  # type: ignore[no-untyped-def]  # pragma: no cover
     symbols, gain, inverse, mean, parity, natural
 ):
+    zero = np.float32(0.0)
     channels, rows, columns = symbols.shape
-    uniform = gain.shape[1:] != symbols.shape[1:]
+    gain_rows, gain_columns = gain.shape[1], gain.shape[2]
     gain_row, inverse_row = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for c in range(channels):
-        if uniform:
-            gain_row[:] = gain[c, 0, 0]
-            inverse_row[:] = inverse[c, 0, 0]
         for y in range(rows):
-            if not uniform:
-                gain_row[:] = gain[c, y]
-                inverse_row[:] = inverse[c, y]
-            symbol_row, mean_row, natural_row = symbols[c, y], mean[c, y], natural[c, y]
-            if parity == 0:
-                natural_row[:] = 0.0
+            if y < gain_rows:
+                for x in range(columns):
+                    gain_row[x] = gain[c, y, min(x, gain_columns - 1)]
+                    inverse_row[x] = inverse[c, y, min(x, gain_columns - 1)]
             for x in range(columns):
-                value = (np.float32(symbol_row[x]) + mean_row[x] * gain_row[x]) * inverse_row[x]
-                natural_row[x] = value if parity < 0 or ((x + y) & 1) == parity else natural_row[x]
+                value = (np.float32(symbols[c, y, x]) + mean[c, y, x] * gain_row[x]) * inverse_row[x]
+                here = (parity < 0) | (((x + y) & 1) == parity)
+                other = zero if parity == 0 else natural[c, y, x]
+                natural[c, y, x] = value if here else other
 
 
 @numba.njit(cache=True, nogil=True)
