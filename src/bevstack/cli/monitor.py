@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.frames.calibration import guess_camera
 from bevstack.frames.types import Frame
-from bevstack.geometry import Boxes3D
+from bevstack.geometry import Boxes2D, Boxes3D
 from bevstack.viewer.node import OBSERVER_PARAMETERS, ObserverNode
 from bevstack.viewer.state import Status
 
 from .statistics import Statistics
 
+_SAME_MOMENT_NS = 60_000_000
+
 
 @dataclass(frozen=True)
 class Moment:
-    """One instant: frames (compressed, by reference), boxes in the ego frame, truth where the source knows it."""
+    """One instant: frames (compressed, by reference), boxes in the ego frame, truth where the source knows it.
+
+    ``flat``: 2D boxes by camera, in pixels of its image.
+    """
 
     stamp: int
     frames: dict[str, Frame]
     boxes: Boxes3D
     truth: Boxes3D | None = None
+    flat: Mapping[str, Boxes2D] = field(default_factory=dict)
 
 
 class MonitorNode(ObserverNode):
@@ -55,7 +63,7 @@ class MonitorNode(ObserverNode):
         super().take_boxes(stamp, boxes)
         self.statistics.add_boxes(boxes, self.state.truth_of(stamp))
         score = float(boxes.score.sum())
-        if score <= self._best_score:
+        if score <= self._best_score or self.flat_only:
             return
         pictures, truth = self.state.instant(stamp)
         frames = {}
@@ -64,7 +72,40 @@ class MonitorNode(ObserverNode):
             if camera is not None:
                 frames[name] = picture.frame(camera)
         if frames:
-            self.best, self._best_score = Moment(stamp, frames, boxes, truth), score
+            flat = {name: found for name in frames if (found := self.state.boxes2d_of(name, stamp)) is not None}
+            self.best, self._best_score = Moment(stamp, frames, boxes, truth, flat), score
+
+    @property
+    def flat_only(self) -> bool:
+        """Nobody looks for 3D boxes: the 2D node's statuses are followed."""
+        return bool(self._p["bev_node"] == self._p["detect_node"])
+
+    def take_boxes2d(self, name: str, stamp: int, boxes: Boxes2D) -> None:
+        super().take_boxes2d(name, stamp, boxes)
+        self.statistics.add_boxes2d(boxes)
+        if not self.flat_only:
+            if self.best is not None and abs(self.best.stamp - stamp) < _SAME_MOMENT_NS and name in self.best.frames:
+                self.best = replace(self.best, flat={**self.best.flat, name: boxes})
+            return
+        if name == next(iter(self._rig.names)):
+            self._judge(stamp)
+
+    def _judge(self, stamp: int) -> None:
+        """Keep the moment if it has more certain 2D boxes than the best so far; other cameras' are those nearest to it."""
+        pictures, _ = self.state.instant(stamp)
+        flat = {name: boxes for name in pictures if (boxes := self.state.boxes2d_of(name, stamp)) is not None}
+        score = float(sum(boxes.score.sum() for boxes in flat.values()))
+        if score <= self._best_score:
+            return
+        frames = {}
+        for name, picture in pictures.items():
+            camera = self._rig.camera(name)
+            if camera is None and picture.size is not None:
+                camera = guess_camera(name, *picture.size)
+            if camera is not None:
+                frames[name] = picture.frame(camera)
+        if frames:
+            self.best, self._best_score = Moment(stamp, frames, Boxes3D.empty(), None, flat), score
 
     def take_velocity(self, stamp: int, velocity: NDArray[np.float64]) -> None:
         super().take_velocity(stamp, velocity)

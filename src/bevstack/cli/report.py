@@ -25,6 +25,11 @@ def ms(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def boxes_text(summary: Summary) -> str:
+    """Boxes in 3D, and in 2D where there are any."""
+    return f"{summary.boxes} 3D + {summary.boxes2d} 2D" if summary.boxes2d else str(summary.boxes)
+
+
 def headline(summary: Summary) -> str:
     """One line: how far, how fast, what was lost."""
     latency = summary.stages.get("latency")
@@ -37,7 +42,7 @@ def headline(summary: Summary) -> str:
         f"dropped {summary.instants_dropped}",
         f"{summary.rate:.1f} instants/s",
         f"latency {ms(latency.p50)} ms" if latency else waiting,
-        f"boxes {summary.boxes}",
+        f"boxes {boxes_text(summary)}",
     ]
     return "  ".join(parts)
 
@@ -91,7 +96,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(
         f"instants: {sent}{summary.instants_in} in, {summary.instants_out} out, {summary.instants_dropped} dropped"
         f" ({100 * summary.frame_drop_ratio:.1f} % of frames) in {summary.seconds:.1f} s: {summary.rate:.2f} per second,"
-        f" {summary.boxes} boxes",
+        f" {boxes_text(summary)} boxes",
         highlight=False,
         soft_wrap=True,
     )

@@ -41,6 +41,9 @@ class RunOptions:
         score_threshold: None: the node's default.
         log_level: lowest severity that is logged.
         wire: let ROS 2 nodes of other processes see and feed the topics of this run.
+        bev: look for boxes in bird's-eye view.
+        detect: look for boxes in the camera images.
+        detect_model: name of bundled 2D weights, or path of a weights file or ONNX graph.
     """
 
     source: str
@@ -58,6 +61,9 @@ class RunOptions:
     score_threshold: float | None = None
     log_level: str = "warn"
     wire: bool = False
+    bev: bool = True
+    detect: bool = False
+    detect_model: str = "giraffedet-nano"
 
     @property
     def live(self) -> bool:
@@ -135,10 +141,15 @@ def draw(options: RunOptions, made: Mapping[str, Any]) -> bool:
     if options.picture is None or monitor is None or monitor.best is None:
         return False
     from bevstack.viewer.picture import compose, write_picture
+    from bevstack.viewer.picture2d import compose2d
 
     moment = monitor.best
     title = f"bevstack   {options.source}   {summarise(options, made).model} on {options.engine}"
-    write_picture(options.picture, compose(moment.frames, moment.boxes, truth=moment.truth, title=title))
+    if options.bev:
+        picture = compose(moment.frames, moment.boxes, truth=moment.truth, title=title, flat=moment.flat)
+    else:
+        picture = compose2d(moment.frames, moment.flat, title=title)
+    write_picture(options.picture, picture)
     return True
 
 
@@ -200,7 +211,13 @@ def check(options: RunOptions) -> None:
         raise BevstackError(f"bag {bag_path(options.record)} exists already: choose another name for --record")
     if options.picture is not None and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise BevstackError(f"picture {options.picture}: the name must end in .png or .jpg")
-    if not options.model.startswith("random:"):  # untrained weights, for measuring a machine
+    if not (options.bev or options.detect):
+        raise BevstackError("with --no-bev there is nothing to look for: add --detect")
+    if options.detect and not options.detect_model.startswith("random:"):
+        from bevstack.detect.weights import find_weights as find_detector
+
+        find_detector(options.detect_model)
+    if options.bev and not options.model.startswith("random:"):  # untrained weights, for measuring a machine
         from bevstack.bev.weights import find_weights
 
         find_weights(options.model)
@@ -279,6 +296,9 @@ def graph(options: RunOptions) -> list[Any]:
     seen = probe(options)
     source_rate, live = seen.rate, seen.live
     lockstep = not live if options.lockstep is None else options.lockstep
+    perception = ["bev_node"] * options.bev + ["detect_node"] * options.detect
+    # Who shows and counts follows the first of them, and the 2D boxes.
+    follow = {"bev_node": perception[0], "detect_node": "detect_node" if options.detect else ""}
     values = {
         "source": options.source,
         "cameras": ",".join(seen.cameras),
@@ -293,6 +313,10 @@ def graph(options: RunOptions) -> list[Any]:
         # In real time the stamps are those of now, so that latency is what a vehicle would see.
         "stamps": "source" if lockstep or live else "now",
         "log_level": options.log_level,
+        "bev": "true" if options.bev else "false",
+        "detect": "true" if options.detect else "false",
+        "detect_model": options.detect_model,
+        "lockstep_with": ",".join(f"{node}/status" for node in perception),
         **seen.arguments,
     }
     extra: dict[str, dict[str, Any]] = {
@@ -309,10 +333,10 @@ def graph(options: RunOptions) -> list[Any]:
         },
         # A bag of recorded data lies on its own time, however fast it was worked on, so that it plays as it happened.
         "recorder": {"timestamps": "header" if values["stamps"] == "source" and not live else "receive"},
-        "viewer": {"port": options.view_port, "source": options.source},
+        "viewer": {"port": options.view_port, "source": options.source, **follow},
     }
     nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
-    bev = next(node for node in nodes if node.name == "bev_node")
+    first = next(node for node in nodes if node.name == perception[0])
     shared = ("cameras", "rig_file", "image_topic_template", "image_transport")
     monitor = ResolvedNode(
         name="monitor",
@@ -320,8 +344,9 @@ def graph(options: RunOptions) -> list[Any]:
         package="bevstack",
         executable="monitor",
         target="bevstack.cli.monitor:MonitorNode",
-        parameters={key: bev.parameters[key] for key in shared if key in bev.parameters}
-        | {"source": options.source, "velocity": options.picture is not None},
+        parameters={key: first.parameters[key] for key in shared if key in first.parameters}
+        | {"source": options.source, "velocity": options.picture is not None, **follow}
+        | ({"rig_file": str(options.rig)} if options.rig else {}),
         remappings=(),
         params_file="",
         log_level=options.log_level,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bevstack.geometry import Boxes3D
+from bevstack.geometry import Boxes2D, Boxes3D
 from bevstack.viewer.state import Status
 
 from .matches import Matches
@@ -46,7 +46,7 @@ class Summary:
         instants_in, instants_out, instants_dropped: the pipeline's own counts.
         frame_drop_ratio: dropped frames over received frames of all cameras.
         rate: instants per second that came out.
-        boxes: found in all instants together.
+        boxes: found in all instants together. ``boxes2d``: the same in the camera images.
         truth: how many true objects were found; None where the source does not know them.
         stages: per stage; ``latency`` is the whole, from exposure (or arrival, for recorded data) to publication.
         cameras: per camera {frames, drops}.
@@ -70,6 +70,7 @@ class Summary:
     cameras: Mapping[str, Mapping[str, int]]
     reason: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    boxes2d: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; durations in milliseconds."""
@@ -90,7 +91,7 @@ class Statistics:
         self._first: float | None = None
         self._last: float | None = None
         self._instants = 0
-        self._boxes = 0
+        self._boxes = self._boxes2d = 0
         self._matches = Matches()
         self._reason = ""
 
@@ -115,6 +116,11 @@ class Statistics:
             self._boxes += len(boxes)
             if truth is not None:
                 self._matches.add(boxes, truth)
+
+    def add_boxes2d(self, boxes: Boxes2D) -> None:
+        """2D boxes of one image."""
+        with self._lock:
+            self._boxes2d += len(boxes)
 
     @property
     def status(self) -> Status:
@@ -149,6 +155,7 @@ class Statistics:
                 },
                 reason=self._reason,
                 files=files,
+                boxes2d=self._boxes2d,
             )
 
     @staticmethod

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from bevstack.errors import BevstackError
 from bevstack.frames.calibration import load_rig
-from bevstack.geometry import Boxes3D, Matrix, transform_points
+from bevstack.geometry import Boxes2D, Boxes3D, Matrix, transform_points
 from bevstack.ros import convert
+from bevstack.ros.convert2d import boxes2d_from_detections
 from bevstack.ros.interfaces import (
     Bool,
     CameraInfo,
     CompressedImage,
+    Detection2DArray,
     Detection3DArray,
     DiagnosticArray,
     Image,
@@ -59,6 +61,7 @@ OBSERVER_PARAMETERS: tuple[Spec, ...] = (
     Spec("rig_file", "", "YAML file with calibration and mounting, used where camera_info or tf are missing"),
     Spec("base_frame", "base_link", "ego frame"),
     Spec("bev_node", "bev_node", "name of the perception node whose boxes are shown"),
+    Spec("detect_node", "", "name of the 2D perception node whose boxes are shown; empty: none"),
     Spec("velocity", True, "take velocities from <bev_node>/markers (detections have no field for them)"),
     Spec("truth_topic", "truth/detections", "true boxes (vision_msgs/Detection3DArray) of a simulation; empty: none"),
     Spec("end_topic", "camera_node/end_of_source", "where a source says that it is exhausted (std_msgs/Bool, latched)"),
@@ -115,6 +118,11 @@ class ObserverNode(Node):
         results = QoSProfile(depth=10)
         self.create_subscription(Detection3DArray, f"{p['bev_node']}/detections", self._on_detections, results)
         self.create_subscription(PipelineStatus, f"{p['bev_node']}/status", self._on_status, results)
+        if p["detect_node"]:
+            for name in cameras:
+                topic = f"{p['detect_node']}/{name}/detections_2d"
+                self.create_subscription(Detection2DArray, topic, partial(self._on_detections_2d, name), results)
+            self.create_subscription(PipelineStatus, f"{p['detect_node']}/status", self._on_status_2d, results)
         if p["velocity"]:
             self.create_subscription(MarkerArray, f"{p['bev_node']}/markers", self._on_markers, results)
         if p["truth_topic"]:
@@ -150,6 +158,20 @@ class ObserverNode(Node):
             stamp = convert.stamp_to_ns(message.header.stamp)
             self._latest = (stamp, boxes)
             self.take_boxes(stamp, boxes)
+
+    def _on_detections_2d(self, name: str, message: Message) -> None:
+        self.take_boxes2d(name, convert.stamp_to_ns(message.header.stamp), boxes2d_from_detections(message))
+
+    def _on_status_2d(self, message: Message) -> None:
+        self.take_status2d(status_from_message(message))
+
+    def take_boxes2d(self, name: str, stamp: int, boxes: Boxes2D) -> None:
+        """2D boxes of one camera's image."""
+        self.state.set_boxes2d(name, stamp, boxes)
+
+    def take_status2d(self, status: Status) -> None:
+        """The 2D node has worked something off."""
+        self.state.set_status2d(status)
 
     def _on_markers(self, message: Message) -> None:
         """Markers follow the detections of the same instant; their arrows tell how the boxes move."""

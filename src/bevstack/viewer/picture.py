@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from bevstack.frames.decode import decode
 from bevstack.frames.types import Frame
-from bevstack.geometry import Boxes3D
+from bevstack.geometry import Boxes2D, Boxes3D
 from bevstack.geometry.overlay import box_outlines
-from bevstack.geometry.palette import class_name, class_rgb
+from bevstack.geometry.palette import class_name, class_rgb, colour_of_class
 
 from .errors import ViewerError
 from .layout import rig_rows
@@ -36,7 +36,13 @@ _OVER = 2  # drawn at twice the size, then shrunk: smooth lines
 
 
 def compose(
-    frames: Mapping[str, Frame], boxes: Boxes3D, *, truth: Boxes3D | None = None, title: str = "", width: int = 1920
+    frames: Mapping[str, Frame],
+    boxes: Boxes3D,
+    *,
+    truth: Boxes3D | None = None,
+    title: str = "",
+    width: int = 1920,
+    flat: Mapping[str, Boxes2D] | None = None,
 ) -> Image:
     """The picture.
 
@@ -46,6 +52,7 @@ def compose(
         truth: drawn as thin white outlines in the bird's-eye view.
         title: text at the top left.
         width: pixels.
+        flat: 2D boxes by camera, in pixels of its image: corner marks.
 
     Returns:
         (H, width, 3) uint8 RGB.
@@ -71,7 +78,7 @@ def compose(
     for r, row in enumerate(rows):
         for c, camera in enumerate(row):
             x, y = _GAP + c * (tile_w + _GAP), _HEAD + r * (tile_h + _GAP)
-            tile = camera_tile(by_camera[camera.name], boxes, tile_w, tile_h)
+            tile = camera_tile(by_camera[camera.name], boxes, tile_w, tile_h, (flat or {}).get(camera.name))
             canvas[y : y + tile_h, x : x + tile_w] = tile
     left = _GAP + columns * (tile_w + _GAP)
     canvas[_HEAD : _HEAD + side, left : width - _GAP] = birds_eye(boxes, width - _GAP - left, side, truth=truth)
@@ -99,8 +106,14 @@ def write_picture(path: Path, image: Image) -> None:
         raise ViewerError(f"picture {path} cannot be written: {error.strerror or error}") from None
 
 
-def camera_tile(frame: Frame, boxes: Boxes3D, width: int, height: int) -> Image:
-    """One camera's image, fitted into ``width`` x ``height`` pixels, with outlines of the boxes that it sees."""
+def camera_tile(
+    frame: Frame, boxes: Boxes3D, width: int, height: int, flat: Boxes2D | None = None, *, named: bool = False
+) -> Image:
+    """One camera's image, fitted into ``width`` x ``height`` pixels, with outlines of the boxes that it sees.
+
+    Args:
+        flat: 2D boxes, drawn as corner marks, or, with ``named``, as rectangles with class and score.
+    """
     image = frame.image if frame.image is not None else decode(frame.encoded, None) if frame.encoded is not None else None
     tile = np.full((height, width, 3), _PANEL, np.uint8)
     camera = frame.camera
@@ -118,11 +131,34 @@ def camera_tile(frame: Frame, boxes: Boxes3D, width: int, height: int) -> Image:
         colour = class_rgb(int(boxes.label[outline.index]))
         for lines, paint, thick in ((outline.lines, (0, 0, 0), 5), (outline.lines, colour, 2), (outline.front, colour, 4)):
             _lines(canvas, [line * large for line in lines], paint, thick)
+    if flat is not None:
+        _flat(canvas, flat, np.array([large[0] / camera.width, large[1] / camera.height] * 2), named)
     tile[y : y + h, x : x + w] = cv2.resize(canvas, (w, h), interpolation=cv2.INTER_AREA)
     (text_width, _), _ = cv2.getTextSize(camera.name, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
     cv2.rectangle(tile, (0, 0), (text_width + 14, 21), _PAGE, -1)
     _text(tile, camera.name, (7, 15), 0.42, _TEXT, 1)
     return tile
+
+
+def _flat(canvas: Image, boxes: Boxes2D, scale: NDArray[np.float64], named: bool) -> None:
+    for xyxy, score, name in zip(boxes.xyxy, boxes.score, boxes.names()):
+        x0, y0, x1, y1 = xyxy * scale
+        colour = colour_of_class(name)
+        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        if named:
+            lines = [corners[[0, 1, 2, 3, 0]]]
+        else:
+            dx, dy = np.array([min(24.0, 0.3 * (x1 - x0)), 0]), np.array([0, min(24.0, 0.3 * (y1 - y0))])
+            turns = ((dx, dy), (-dx, dy), (-dx, -dy), (dx, -dy))
+            lines = [np.stack([c + a, c, c + b]) for c, (a, b) in zip(corners, turns)]
+        _lines(canvas, lines, (0, 0, 0), 6)
+        _lines(canvas, lines, colour, 3)
+        if named:
+            text = f"{name.replace('_', ' ')} {score:.2f}"
+            (size, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.8, 2)
+            at = (int(x0), max(24, int(y0) - 6))
+            cv2.rectangle(canvas, (at[0], at[1] - 22), (at[0] + size + 6, at[1] + 6), colour, -1)
+            _text(canvas, text, (at[0] + 3, at[1] - 1), 0.8, (11, 15, 20), 2)
 
 
 def birds_eye(boxes: Boxes3D, width: int, height: int, *, truth: Boxes3D | None = None) -> Image:

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.errors import BevstackError
+from bevstack.frames.decode import image_size
 from bevstack.frames.types import Frame
-from bevstack.geometry import Boxes3D, Camera
-from bevstack.geometry.overlay import box_outlines
+from bevstack.geometry import Boxes2D, Boxes3D, Camera
+from bevstack.geometry.overlay import Outline, box_outlines
 from bevstack.geometry.palette import CLASS_COLOURS, class_name
 
+from .boxes2d import Recent2D, boxes2d_json
 from .layout import looks_back, optical_yaw, rig_rows
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -39,6 +42,17 @@ class Picture:
     @property
     def nbytes(self) -> int:
         return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) of the image; None where its header says none."""
+        if isinstance(self.data, np.ndarray) and self.data.ndim == 3:
+            return self.data.shape[1], self.data.shape[0]
+        try:
+            data: Any = self.data
+            return image_size(memoryview(data).cast("B"))
+        except (BevstackError, ValueError, TypeError):
+            return None
 
     def frame(self, camera: Camera) -> Frame:
         """The picture with its camera's calibration."""
@@ -120,6 +134,9 @@ class _CameraState:
         self.pictures: deque[Picture] = deque(maxlen=_KEPT_IMAGES)
         self.meter = RateMeter()
         self.last_arrival: float | None = None
+        self.recent2d = Recent2D()
+        self.arrival2d: float | None = None
+        self.meter2d = RateMeter()
 
     def keep(self, picture: Picture) -> None:
         if self.pictures and picture.stamp < self.pictures[-1].stamp:
@@ -131,6 +148,18 @@ class _CameraState:
     def arrived(self, now: float) -> None:
         self.meter.tick(now)
         self.last_arrival = now
+
+    def fresh_2d(self, now: float) -> bool:
+        """2D boxes still come for this camera (or its newest picture is the one that they belong to)."""
+        if self.arrival2d is None:
+            return False
+        newest = self.recent2d.newest
+        return now - self.arrival2d < _BOXES_STALE_S or (bool(self.pictures) and newest == self.pictures[-1].stamp)
+
+    def of_2d(self, now: float) -> Picture | None:
+        """The picture of the newest 2D boxes, where they come."""
+        newest = self.recent2d.newest
+        return self.nearest(newest) if newest is not None and self.fresh_2d(now) else None
 
     def nearest(self, stamp: int) -> Picture | None:
         if not self.pictures:
@@ -169,6 +198,7 @@ class PageState:
         self._truths: deque[tuple[int, Boxes3D]] = deque(maxlen=_KEPT_IMAGES)
         self._status = Status()
         self._status_known = False
+        self._status2d: Status | None = None
         self._history: deque[tuple[int, float]] = deque(maxlen=history)
         self._history_count = 0
         self._logs: deque[tuple[int, LogLine]] = deque(maxlen=log_lines)
@@ -227,6 +257,22 @@ class PageState:
         with self._lock:
             self._boxes, self._boxes_stamp, self._boxes_arrival = boxes, stamp, now
             self._output.tick(now)
+        self._changed()
+
+    def set_boxes2d(self, name: str, stamp: int, boxes: Boxes2D) -> None:
+        """2D boxes of one camera's image, in its pixels."""
+        now = self._clock()
+        with self._lock:
+            state = self._cameras.setdefault(name, _CameraState(name))
+            state.recent2d.keep(stamp, boxes)
+            state.arrival2d = now
+            state.meter2d.tick(now)
+        self._changed()
+
+    def set_status2d(self, status: Status) -> None:
+        """The 2D node's own account of itself."""
+        with self._lock:
+            self._status2d = status
         self._changed()
 
     def set_velocity(self, stamp: int, velocity: NDArray[np.float64]) -> None:
@@ -294,12 +340,17 @@ class PageState:
                     pictures[state.name] = match
                     paired.add(state.name)
                 elif state.pictures:
-                    pictures[state.name] = state.pictures[-1]
+                    pictures[state.name] = state.of_2d(now) or state.pictures[-1]
             truth = min(self._truths, key=lambda t: abs(t[0] - stamp), default=None)
             if truth is not None and abs(truth[0] - stamp) > _PAIR_NS:
                 truth = None
             current = boxes if boxes is not None and (fresh or paired) else None
             calibrations = {name: state.camera for name, state in self._cameras.items()}
+            found2d = {
+                name: state.recent2d.nearest(pictures[name].stamp)
+                for name, state in self._cameras.items()
+                if name in pictures and state.fresh_2d(now)
+            }
             data: dict[str, Any] = {
                 "about": dict(self._about),
                 "ended": self._ended,
@@ -307,6 +358,7 @@ class PageState:
                 "stamp": str(stamp) if current is not None else None,
                 "output_rate": round(self._output.rate(now), 2),
                 "status": _status_json(self._status) if self._status_known else None,
+                "status2d": _status_json(self._status2d) if self._status2d is not None else None,
                 "history": [round(ms, 2) for number, ms in self._history if number > history_after],
                 "history_count": self._history_count,
                 "logs": [_log_json(n, line) for n, line in self._logs if n > logs_after],
@@ -321,7 +373,19 @@ class PageState:
         for camera in data["cameras"]:
             calibration = calibrations[camera["name"]]
             drawable = current is not None and calibration is not None and camera["name"] in paired
-            camera["outlines"] = outlines_json(calibration, current) if drawable and calibration and current else []
+            outlines = box_outlines(calibration, current) if drawable and calibration and current else []
+            shown = pictures.get(camera["name"])
+            flat, missed = boxes2d_json(
+                found2d.get(camera["name"]),
+                shown.size if shown is not None else None,
+                calibration if drawable else None,
+                current,
+                outlines,
+                stamp,
+            )
+            camera["outlines"] = outlines_json(outlines, set(missed))
+            camera["boxes2d"] = flat
+            camera["disagreements"] = len(missed) + sum(bool(row["flag"]) for row in flat)
         return View(version, data, pictures)
 
     def instant(self, stamp: int) -> tuple[dict[str, Picture], Boxes3D | None]:
@@ -331,6 +395,13 @@ class PageState:
             truth = min(self._truths, key=lambda t: abs(t[0] - stamp), default=None)
         near = truth is not None and abs(truth[0] - stamp) <= _PAIR_NS
         return {name: picture for name, picture in found.items() if picture is not None}, truth[1] if truth and near else None
+
+    def boxes2d_of(self, name: str, stamp: int) -> Boxes2D | None:
+        """2D boxes of a camera at about this moment."""
+        with self._lock:
+            state = self._cameras.get(name)
+            found = state.recent2d.nearest(stamp) if state is not None else None
+        return found[1] if found is not None else None
 
     def truth_of(self, stamp: int) -> Boxes3D | None:
         """The true boxes of exactly this instant, None where they are not known."""
@@ -342,6 +413,7 @@ class PageState:
         data = self.view().data
         for camera in data["cameras"]:
             camera["visible"] = len(camera.pop("outlines"))
+            camera["visible2d"] = len(camera.pop("boxes2d"))
         return data
 
     # -- inside ----------------------------------------------------------------------------------------------------------
@@ -369,6 +441,7 @@ class PageState:
             "fov": round(float(2 * np.arctan2(camera.width / 2, camera.K[0, 0])), 4) if camera else None,
             "rear": bool(camera and looks_back(camera)),
             "rate": round(state.meter.rate(now), 2),
+            "rate2d": round(state.meter2d.rate(now), 2) if state.arrival2d is not None else None,
             "received": state.meter.count,
             "frames": self._status.camera_frames.get(state.name),
             "drops": self._status.camera_drops.get(state.name),
@@ -406,16 +479,20 @@ def boxes_json(boxes: Boxes3D | None) -> list[dict[str, Any]]:
     ]
 
 
-def outlines_json(camera: Camera, boxes: Boxes3D) -> list[dict[str, Any]]:
-    """Per visible box: its index, depth, and polylines as flat lists of image fractions; ``front`` is the leading face."""
+def outlines_json(outlines: Iterable[Outline], missed: set[int] | None = None) -> list[dict[str, Any]]:
+    """Per visible box: its index, depth, and polylines as flat lists of image fractions; ``front`` is the leading face.
+
+    ``missed``: boxes that the 2D detector should have seen; they carry ``alone``.
+    """
     return [
         {
             "box": outline.index,
             "depth": round(outline.depth, 2),
             "lines": [line.round(4).ravel().tolist() for line in outline.lines],
             "front": [line.round(4).ravel().tolist() for line in outline.front],
+            **({"alone": True} if missed and outline.index in missed else {}),
         }
-        for outline in box_outlines(camera, boxes)
+        for outline in outlines
     ]
 
 

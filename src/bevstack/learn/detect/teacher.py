@@ -60,6 +60,11 @@ class YoloxTeacher:
         self._cells = np.concatenate(cells).astype(np.float32)
         self._strides = np.concatenate(strides).astype(np.float32)
 
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) of the graph's input, pixels."""
+        return self._hw
+
     def __call__(self, image: NDArray[np.uint8]) -> Boxes2D:
         """See ``Teacher``.
 

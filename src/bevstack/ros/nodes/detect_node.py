@@ -73,7 +73,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("patience", 1.0, "seconds after which a waiting image goes first whatever its priority", low=0.0, high=60.0),
     Spec("batch", 0, "most images per run of the network; 0: all that wait", low=0, high=64),
     Spec("gather", 0.02, "seconds to wait for other cameras' images of the same moment", low=0.0, high=1.0),
-    Spec("model", "giraffedet-nano", "name of bundled weights, or path of a weights file"),
+    Spec("model", "giraffedet-nano", "name of bundled weights, path of a weights file, or an ONNX graph of the YOLOX layout"),
     Spec(
         "model.rung",
         "",
@@ -205,7 +205,11 @@ class DetectNode(LifecycleNode):
     def _load(self) -> Images2D:
         from bevstack.detect.ladder import load_ladder
 
+        from .foreign_detector import ForeignDetector, is_foreign
+
         p = self._p
+        if is_foreign(p["model"]):
+            return ForeignDetector(p["model"], p["threads"] or None)
         return load_ladder(
             p["model"],
             p["engine"],

@@ -6,7 +6,8 @@ const LATE_S = 1.5;
 
 export class Cameras {
   /** @param {HTMLElement} grid @param {(box: object) => boolean} visible @param {(name: string) => string} colourOf */
-  constructor(grid, visible, colourOf, onHover) {
+  constructor(grid, visible, colourOf, onHover, overlay) {
+    this.overlay = overlay; // 2D boxes
     this.grid = grid;
     this.visible = visible;
     this.colourOf = colourOf;
@@ -83,7 +84,11 @@ export class Cameras {
     const { camera, image } = tile;
     const late = !this.view.ended && camera.age_s !== null && camera.age_s > LATE_S;
     tile.figure.classList.toggle("late", late);
-    setText(tile.rate, `${camera.rate.toFixed(1)} Hz`);
+    const rate2d = camera.rate2d === null || camera.rate2d === undefined ? "" : ` · 2D ${camera.rate2d.toFixed(1)} Hz`;
+    const differs = camera.disagreements ? ` · ⚠ ${camera.disagreements}` : "";
+    setText(tile.rate, `${camera.rate.toFixed(1)} Hz${rate2d}${differs}`);
+    tile.rate.title = camera.disagreements ? `2D and 3D boxes disagree about ${camera.disagreements} objects` : "";
+    tile.figure.classList.toggle("differs", camera.disagreements > 0);
     const note = tile.broken ? "image cannot be decoded" : late ? `no image for ${camera.age_s.toFixed(1)} s`
       : image ? "" : "no image yet";
     tile.note.hidden = !note;
@@ -114,8 +119,9 @@ export class Cameras {
       this.stroke(context, outline.lines, w, h, colour, weight);
       this.stroke(context, outline.front, w, h, colour, weight * 1.9);
     }
+    const flat = this.overlay.draw(context, camera, w, h, this.large !== null && !camera.outlines.length);
     if (this.large) this.labels(context, camera.outlines, w, h);
-    tile.canvas.setAttribute("aria-label", `${camera.name}, ${count} boxes`);
+    tile.canvas.setAttribute("aria-label", `${camera.name}, ${count} boxes${flat ? `, ${flat} in 2D` : ""}`);
   }
 
   stroke(context, lines, w, h, colour, width) {

@@ -1,6 +1,7 @@
 // The page: takes views from the server, hands them to the panels, reads keys and buttons.
 
 import { BirdsEye } from "./bev.js";
+import { Overlay2D } from "./boxes2d.js";
 import { Cameras } from "./cameras.js";
 import { byId, make, ms, setText } from "./dom.js";
 import { Link } from "./link.js";
@@ -22,7 +23,8 @@ const visible = (box) => box.score >= least && !hidden.has(box.class);
 setTheme(remembered.get("theme") ?? (SCHEME.matches ? "light" : "dark"), false);
 
 const bev = new BirdsEye(byId("bev-canvas"), byId("bev-tip"), visible, colourOf);
-const cameras = new Cameras(byId("cameras"), visible, colourOf, (name) => { bev.camera = name; bev.draw(); });
+const overlay = new Overlay2D(visible);
+const cameras = new Cameras(byId("cameras"), visible, colourOf, (name) => { bev.camera = name; bev.draw(); }, overlay);
 const latency = new Latency(byId("spark"), byId("stages"), byId("latency-figures"));
 const streams = new Streams(byId("streams"));
 const diagnostics = new Diagnostics(byId("diagnostics"), byId("diagnostics-figures"));
@@ -91,6 +93,9 @@ function head() {
   const recorder = view.diagnostics.find((d) => /record/i.test(d.name));
   fact("recorder", recorder ? recorderText(recorder) : "off", recorder ? (recorder.level === "error" ? "bad" : recorder.level === "ok" ? "rec" : "warn") : "");
   byId("truth-option").hidden = !view.truth.length && byId("truth-option").hidden;
+  const flat = view.status2d;
+  byId("fact-2d-place").hidden = byId("option-2d").hidden = !flat;
+  if (flat) fact("2d", `${flat.rung} · ${view.cameras.reduce((n, c) => n + overlay.shown(c).length, 0)} boxes`);
   const reason = byId("reason");
   reason.hidden = !status?.reason;
   setText(reason, status?.reason ?? "");
@@ -175,6 +180,7 @@ function option(id, apply) {
 option("show-labels", (input) => { bev.show.labels = input.checked; });
 option("show-velocity", (input) => { bev.show.velocity = input.checked; });
 option("show-truth", (input) => { bev.show.truth = input.checked; });
+option("show-2d", (input) => { overlay.show = input.checked; });
 option("score", (input) => { least = Number(input.value); setText(byId("score-value"), least.toFixed(2)); });
 
 byId("pause").addEventListener("click", () => setPaused(!paused));
