@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from . import codec, models, rig, search
+from . import codec, detect, models, rig, search, train_codec
 from .plainly import plainly
 from .thermal import thermal_app
 
@@ -26,13 +26,14 @@ app = typer.Typer(
 )
 app.add_typer(models.weights_app, name="weights")
 app.add_typer(models.eval_app, name="eval")
-app.add_typer(models.train_app, name="train")
+app.add_typer(train_codec.train_app, name="train")
 app.add_typer(models.export_app, name="export")
 app.add_typer(models.sim_app, name="sim")
 app.add_typer(codec.codec_app, name="codec")
 app.add_typer(rig.rig_app, name="rig")
 app.add_typer(thermal_app, name="thermal")
 app.add_typer(search.search_app, name="search")
+app.command("pseudo-label")(detect.pseudo_label)
 
 
 Model = Annotated[str, typer.Option(help="Bundled model (rung), for example fastbev-nano.")]
@@ -77,6 +78,13 @@ def run(
     rig: Annotated[Path | None, typer.Option(help="Rig file (YAML) with calibrations, for sources that have none.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the instant with the most certain boxes (.png, .jpg).")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the summary as JSON.")] = None,
+    detect: Annotated[
+        bool, typer.Option("--detect/--no-detect", help="Look for boxes in the camera images, too (2D).")
+    ] = False,
+    detect_model: Annotated[str, typer.Option(help="2D model: bundled, a weights file, or an ONNX graph.")] = "giraffedet-nano",
+    bev: Annotated[
+        bool, typer.Option("--bev/--no-bev", help="Look for boxes in bird's-eye view; off for cameras without calibration.")
+    ] = True,
     wire: Annotated[
         bool, typer.Option("--wire/--no-wire", help="Let ROS 2 nodes of other processes see and feed the topics.")
     ] = False,
@@ -106,6 +114,9 @@ def run(
             score_threshold=score_threshold,
             log_level=log_level or ("info" if view else "warn"),
             wire=wire,
+            bev=bev,
+            detect=detect,
+            detect_model=detect_model,
         )
     )
 

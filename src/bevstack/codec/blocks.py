@@ -11,8 +11,8 @@ SLOPE = 0.1
 class DepthwiseBlock(nn.Module):
     """x + project(act(depthwise 3x3(act(expand(x))))): (N, C, H, W) -> same.
 
-    1x1 C -> inner, depthwise 3x3, 1x1 inner -> C (the residual block of the 1/8-resolution family, brief codec-common 2.2, without
-    its feed-forward half). The last layer starts at zero, so that a fresh block is the identity.
+    1x1 C -> inner, depthwise 3x3, 1x1 inner -> C (the residual block of the 1/8-resolution family, brief codec-common 2.2,
+    without its feed-forward half). The last layer starts at zero, so that a fresh block is the identity.
     """
 
     def __init__(self, channels: int, inner: int) -> None:

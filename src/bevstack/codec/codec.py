@@ -1,9 +1,9 @@
 """The image codec: pixels to bytes and back. ``ImageCodec`` puts networks, entropy coder, bitstream and rate control together.
 
-How a frame is coded (brief codec-common, sections 4 and 5): the analysis gives the latent y; gains of the rate point scale it; the
-hyper latent z is coded first; from z alone an integer network picks the coding table of every symbol, so that any machine parses the
-stream in the same way; the symbols are ``round(y - mean)``. Means and everything after them are ordinary floating point: they can
-shift the picture by a rounding error, never the parsing.
+How a frame is coded (brief codec-common, sections 4 and 5): the analysis gives the latent y; gains of the rate point scale it;
+the hyper latent z is coded first; from z alone an integer network picks the coding table of every symbol, so that any machine
+parses the stream in the same way; the symbols are ``round(y - mean)``. Means and everything after them are ordinary floating
+point: they can shift the picture by a rounding error, never the parsing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .weights import find_weights, load_arrays
 
 Pixels = NDArray[np.uint8]
 SYMBOL_LIMIT = 32000
+QUALITY_CELL = 6  # regions of interest have cells of 2^6 pixels: one hyper position
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,22 @@ class Decoded:
         return [str(d) for d in self.damage]
 
 
+@dataclass(frozen=True, eq=False)
+class Parsed:
+    """The integers of a frame.
+
+    Attributes:
+        z: (Z, a, b) hyper latent.
+        symbols: (M, h, w) latent residuals, 0 where they are lost.
+    """
+
+    header: Header
+    plane: RatePlane
+    z: NDArray[np.int32]
+    symbols: NDArray[np.int32]
+    damage: tuple[Damage, ...]
+
+
 @dataclass
 class _Clock:
     """Adds up stages."""
@@ -139,10 +156,9 @@ class ImageCodec:
         self._passes = passes_of(self.config)
         self._orders: dict[tuple[int, int, int], SymbolOrder] = {}
 
-        card = self.info.card
-        # bpp and PSNR of a usual photograph at the lowest and highest rate point: where rate control starts to search.
-        self.usual_bpp = _pair(card.get("usual_bpp"), (0.08, 2.5))
-        self.usual_psnr = _pair(card.get("usual_psnr"), (25.0, 41.0))
+        # How far the real log2(bytes / pixel) and PSNR of usual photographs are from rate control's stand-ins.
+        self.usual_bytes = _number(self.info.card.get("usual_bytes"), -1.0)
+        self.usual_psnr = _number(self.info.card.get("usual_psnr"), 15.0)
 
     @property
     def config(self) -> CodecConfig:
@@ -192,21 +208,25 @@ class ImageCodec:
             raise ValueError(f"quality {quality} is outside 0..100")
         if roi is not None and roi.shape != rgb.shape[:2]:
             raise ValueError(f"region weights are {roi.shape}, the picture is {rgb.shape[:2]}")
+        job = self.job(rgb, roi, tile, capture)
+        if max_bytes is not None:
+            return job.to_bytes(max_bytes)
+        if psnr is not None:
+            return job.to_psnr(psnr)
+        return job.finish(job.try_rate((50.0 if quality is None else quality) / 100.0 * (self.config.rate.levels - 1)))
+
+    def job(self, rgb: Pixels, roi: NDArray[Any] | None = None, tile: int = 0, capture: Capture | None = None) -> _Job:
+        """Analyses a picture; what follows depends on the rate."""
         clock = _Clock()
         height, width = rgb.shape[:2]
-        offsets = None if roi is None else offsets_from_weights(roi, self.config.rate, STRIDE * HYPER_STRIDE)
+        offsets = None if roi is None else offsets_from_weights(roi, self.config.rate, 1 << QUALITY_CELL)
         if offsets is not None and not offsets.any():
             offsets = None
         padded = np.pad(rgb, ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0)), mode="edge")
         clock.lap("prepare")
         latent = self.networks.run("analysis", rgb=padded[None])["latent"]
         clock.lap("analysis")
-        job = _Job(self, rgb, latent, offsets, tile // 64, capture, clock)
-        if max_bytes is not None:
-            return job.to_bytes(max_bytes)
-        if psnr is not None:
-            return job.to_psnr(psnr)
-        return job.finish(job.try_rate((50.0 if quality is None else quality) / 100.0 * (self.config.rate.levels - 1)))
+        return _Job(self, rgb, latent, offsets, tile // 64, capture, clock)
 
     def decode(self, data: bytes | bytearray | memoryview, limits: Limits | None = None) -> Decoded:
         """Decodes a frame. Lost tiles are filled in and reported.
@@ -216,29 +236,27 @@ class ImageCodec:
             EngineError: a network failed.
         """
         clock = _Clock()
+        parsed = self.parse(data, limits, clock)
+        header, plane = parsed.header, parsed.plane
+        h, w = parsed.symbols.shape[-2:]
+        gain, inverse = self.gains.latent(plane, h, w)
+        z, levels = parsed.z[None].astype(np.float32), plane.levels(*parsed.z.shape[-2:]).astype(np.float32)
+        gained = self._reconstruct(parsed.symbols[None].astype(np.float32), z, levels[None, None], gain, inverse, clock)
+        rgb = self._synthesise(gained * inverse, plane)[: header.height, : header.width]
+        clock.lap("synthesis")
+        matched = header.reconstruction_id is None or header.reconstruction_id == self.info.reconstruction_id
+        return Decoded(np.ascontiguousarray(rgb), header, parsed.damage, matched, clock.timings)
+
+    def parse(self, data: bytes | bytearray | memoryview, limits: Limits | None = None, clock: _Clock | None = None) -> Parsed:
+        """The integers of a frame, without a picture: what every decoder on every machine must agree on.
+
+        Raises:
+            BitstreamError: as ``decode``.
+        """
+        clock = clock or _Clock()
         stream = bitstream.read(data, limits)
         header = stream.header
-        if header.model_id != self.info.model_id:
-            raise BitstreamError(
-                f"coded frame: made by model {header.model_id.hex()}, this is {self.config.name} {self.info.model_id.hex()}: "
-                "decode it with the weights that it was made with"
-            )
-        order = self._order(header.grid)
-        if len(stream.hyper) != 1 or len(stream.layers) != len(order.layers):
-            raise BitstreamError(
-                f"coded frame: {len(stream.hyper)} hyper segments and {len(stream.layers)} layers; {self.config.name} has 1 and "
-                f"{len(order.layers)}"
-            )
-        if header.reference is not None:
-            raise BitstreamError(
-                f"coded frame: needs frame {header.reference}; {self.config.name} decodes frames that stand alone"
-            )
-        if header.quality is not None and header.quality_cell != 6:
-            raise BitstreamError(f"coded frame: quality cells of 2^{header.quality_cell} pixels; {self.config.name} uses 64")
-        if header.channels is not None and len(header.channels) != self.config.latent:
-            raise BitstreamError(
-                f"coded frame: a mask of {len(header.channels)} channels; {self.config.name} has {self.config.latent}"
-            )
+        order = self._accept(stream)
         plane = RatePlane(header.rate / RATE_UNIT, header.quality, self.config.rate)
         h, w = header.grid.latent_shape
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
@@ -247,31 +265,49 @@ class ImageCodec:
             raise BitstreamError(
                 f"coded frame: {stream.damage[0] if stream.damage else 'no hyper segment'}; nothing can be shown"
             )
-        z = rans.decode(stream.hyper[0], self._z_tables(levels), self._plain).reshape(1, -1, a, b)
+        z = rans.decode(stream.hyper[0], self._z_tables(levels), self._plain).reshape(-1, a, b)
         clock.lap("entropy decoding")
-        z_float, plane_float = z.astype(np.float32), levels.astype(np.float32)[None, None]
-        tables = self._tables(z_float, plane_float, h, w)
-        tables = self._masked(tables, header.channels)
+        tables = self._tables(z[None].astype(np.float32), levels.astype(np.float32)[None, None], h, w)
+        if header.channels is not None:
+            tables[~header.channels] = 0  # below any skip threshold of ours: not coded
         clock.lap("scale net")
         used = self.tables if header.skip_below is None else self.tables.with_skip(min(header.skip_below, len(self.tables)))
         symbols = np.zeros((self.config.latent, h, w), np.int32)
         damage = list(stream.damage)
         known = {(d.layer, d.index) for d in damage}
         for number, segments in enumerate(stream.layers):
-            values, problems = rans.decode_segments(
-                segments, order.gather(tables, number), order.bounds(number, self.config.latent), used
-            )
+            bounds = order.bounds(number, self.config.latent)
+            values, problems = rans.decode_segments(segments, order.gather(tables, number), bounds, used)
             order.scatter(values, number, symbols)
             for index, problem in enumerate(problems):
                 if problem is not None and (number, index) not in known:
                     damage.append(Damage(number, index, problem))
         clock.lap("entropy decoding")
-        gain, inverse = self.gains.latent(plane, h, w)
-        gained = self._reconstruct(symbols[None].astype(np.float32), z_float, plane_float, gain, inverse, clock)
-        rgb = self._synthesise(gained * inverse, plane)[: header.height, : header.width]
-        clock.lap("synthesis")
-        matched = header.reconstruction_id is None or header.reconstruction_id == self.info.reconstruction_id
-        return Decoded(np.ascontiguousarray(rgb), header, tuple(damage), matched, clock.timings)
+        return Parsed(header, plane, z, symbols, tuple(damage))
+
+    def _accept(self, stream: Stream) -> SymbolOrder:
+        """Raises BitstreamError unless the stream has the shape that this model writes."""
+        header, name = stream.header, self.config.name
+        if header.model_id != self.info.model_id:
+            raise BitstreamError(
+                f"coded frame: made by model {header.model_id.hex()}, this is {name} {self.info.model_id.hex()}: "
+                "decode it with the weights that it was made with"
+            )
+        order = self._order(header.grid)
+        if len(stream.hyper) != 1 or len(stream.layers) != len(order.layers):
+            raise BitstreamError(
+                f"coded frame: {len(stream.hyper)} hyper segments and {len(stream.layers)} layers; "
+                f"{name} has 1 and {len(order.layers)}"
+            )
+        if header.reference is not None:
+            raise BitstreamError(f"coded frame: needs frame {header.reference}; {name} decodes frames that stand alone")
+        if header.quality is not None and header.quality_cell != QUALITY_CELL:
+            raise BitstreamError(f"coded frame: quality cells of 2^{header.quality_cell} pixels; {name} uses 2^{QUALITY_CELL}")
+        if header.channels is not None and len(header.channels) != self.config.latent:
+            raise BitstreamError(f"coded frame: a mask of {len(header.channels)} channels; {name} has {self.config.latent}")
+        if header.rate > (self.config.rate.levels - 1) * RATE_UNIT:
+            raise BitstreamError(f"coded frame: rate point {header.rate} is above {(self.config.rate.levels - 1) * RATE_UNIT}")
+        return order
 
     def _order(self, grid: TileGrid) -> SymbolOrder:
         key = (grid.width, grid.height, grid.tile_size)
@@ -289,13 +325,6 @@ class ImageCodec:
         """(M, h, w) coding table of every symbol."""
         index = self.networks.run("scales", z=z, plane=plane)["index"][0]
         return np.ascontiguousarray(index[:, :h, :w])
-
-    @staticmethod
-    def _masked(tables: NDArray[np.uint8], channels: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-        """Channels that are not coded get table 0, which is never coded."""
-        if channels is not None:
-            tables[~channels] = 0
-        return tables
 
     def _first(self, z: Floats, plane: Floats, h: int, w: int) -> tuple[Floats, Floats]:
         """(features, natural means of pass 1), cut to the latent."""
@@ -328,16 +357,9 @@ class ImageCodec:
         return rgb
 
 
-def _pair(value: Any, usual: tuple[float, float]) -> tuple[float, float]:
-    """Two rising positive numbers of a card, or the default."""
-    if (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(v, (int, float)) for v in value)
-        and 0 < value[0] < value[1]
-    ):
-        return float(value[0]), float(value[1])
-    return usual
+def _number(value: Any, usual: float) -> float:
+    """A card's number, or the default."""
+    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else usual
 
 
 class _Job:
@@ -409,6 +431,9 @@ class _Job:
         codec = self.codec
         self.clock.start()
         hyper = rans.encode(coded.z, coded.z_tables, codec._plain)
+        channels = self._empty_channels(coded)
+        if channels is not None:
+            coded.tables[~channels] = 0
         layers: list[list[bytes | None]] = []
         for number in range(len(self.order.layers)):
             values = self.order.gather(coded.symbols, number)
@@ -424,7 +449,9 @@ class _Job:
             reconstruction_id=codec.info.reconstruction_id,
             capture=self.capture,
             tile_size=self.tile_size,
+            channels=channels,
             quality=coded.plane.offsets,
+            quality_cell=QUALITY_CELL,
         )
         try:
             data = bitstream.write(Stream(header, [hyper], layers))
@@ -432,6 +459,15 @@ class _Job:
             raise EngineError(f"the frame cannot be written: {error}") from error
         self.clock.lap("entropy coding")
         return Encoded(data, self.width, self.height, coded.plane.base, coded.bits, self.encodes, dict(self.clock.timings))
+
+    def _empty_channels(self, coded: _Coded) -> NDArray[np.bool_] | None:
+        """(M,) which channels are coded, if leaving the all-zero ones out saves more than the mask costs."""
+        used: NDArray[np.bool_] = coded.symbols.reshape(len(coded.symbols), -1).any(1)
+        empty = np.logical_not(used)
+        if not empty.any():
+            return None
+        saved = self.codec.tables.bits(coded.symbols[empty], coded.tables[empty])
+        return used if saved > len(used) + 16 else None
 
     def to_bytes(self, limit: int) -> Encoded:
         """The largest frame of at most ``limit`` bytes that three tries find.

@@ -87,7 +87,8 @@ class RateConfig:
 
     Attributes:
         kind: name in ``bevstack.codec.rate.RATES``.
-        lambda_min, lambda_max: Lagrange multipliers of the end points, for ``lambda * 255^2 * MSE + bpp`` (MSE of [0, 1] pixels).
+        lambda_min, lambda_max: Lagrange multipliers of the end points, for ``lambda * 255^2 * MSE + bpp`` (MSE of [0, 1]
+            pixels).
     """
 
     kind: Literal["gain"] = "gain"
@@ -122,7 +123,7 @@ class CodecConfig:
     """
 
     name: str
-    latent: int = 256
+    latent: int = 320
     transform: TransformConfig = field(default_factory=TransformConfig)
     hyper: HyperConfig = field(default_factory=HyperConfig)
     mean: MeanConfig = field(default_factory=MeanConfig)
@@ -172,7 +173,6 @@ CODECS: dict[str, CodecConfig] = {
         replace(
             _NANO,
             name="codec-small",
-            latent=320,
             transform=TransformConfig(
                 channels=192,
                 encoder_inner=192,
@@ -189,7 +189,6 @@ CODECS: dict[str, CodecConfig] = {
         replace(
             _NANO,
             name="codec-base",
-            latent=320,
             transform=TransformConfig(
                 channels=384,
                 encoder_inner=384,

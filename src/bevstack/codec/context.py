@@ -1,8 +1,8 @@
 """Means of the gained latent. They shape the symbols but never the parsing: symbol = round(y - mean), y_hat = symbol + mean.
 
-Contract (``MEANS``): ``passes`` is 1 or 2; ``hyper(z, plane)`` gives features (N, F, 4a, 4b); ``first(features)`` the means of pass 1
-and, where there is a second pass, ``second(features, decoded)`` those of pass 2, from what pass 1 decoded (zero elsewhere). All means
-are natural (the caller multiplies by the gain), as is ``decoded``.
+Contract (``MEANS``): ``passes`` is 1 or 2; ``hyper(z, plane)`` gives features (N, F, 4a, 4b); ``first(features)`` the means of
+pass 1 and, where there is a second pass, ``second(features, decoded)`` those of pass 2, from what pass 1 decoded (zero
+elsewhere). All means are natural (the caller multiplies by the gain), as is ``decoded``.
 
 The checkerboard (He et al. 2021; brief codec-checkerboard-deform-kd, section 4): positions with even row + column come first,
 the others second, with parameter networks of their own.

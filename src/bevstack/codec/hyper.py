@@ -56,11 +56,12 @@ class HyperAnalysis(nn.Module):
 
 
 class IntegerScaleNet(nn.Module):
-    """z (N, Z, a, b) integers and rate plane (N, 1, a, b) integers 0..63 -> table index (N, M, 4a, 4b), integers in a float tensor.
+    """z (N, Z, a, b) integers and rate plane (N, 1, a, b) integers 0..63 -> table index (N, M, 4a, 4b), integers in a float
+    tensor.
 
-    The only network that parsing depends on. Exact: see ``bevstack.codec.integer``. A table of integers, ``prior``, gives each channel
-    its usual index at each rate point; the network adds what z says, in sixteenths of an index. While training, ``prior`` is rounded
-    from ``prior_knots``; ``freeze`` fixes it.
+    The only network that parsing depends on. Exact: see ``bevstack.codec.integer``. A table of integers, ``prior``, gives each
+    channel its usual index at each rate point; the network adds what z says, in sixteenths of an index. While training,
+    ``prior`` is rounded from ``prior_knots``; ``freeze`` fixes it.
     """
 
     prior: Tensor

@@ -1,9 +1,10 @@
 """Integer network layers, carried out in floating point without a single rounding error.
 
-Weights, activations and biases are integers held in float tensors. Every product and every partial sum stays below 2^24, so float32
-adds them exactly, in whatever order a machine prefers; the re-scaling is a power of two, which is exact as well; then comes ``floor``.
-The result is the same on every machine, with any thread count, memory layout, engine, and in float64 (brief codec-common, section 4).
-Only 1x1 and depthwise convolutions are used: libraries may compute 3x3 convolutions by Winograd's method, which is not exact.
+Weights, activations and biases are integers held in float tensors. Every product and every partial sum stays below 2^24, so
+float32 adds them exactly, in whatever order a machine prefers; the re-scaling is a power of two, which is exact as well; then
+comes ``floor``. The result is the same on every machine, with any thread count, memory layout, engine, and in float64 (brief
+codec-common, section 4). Only 1x1 and depthwise convolutions are used: libraries may compute 3x3 convolutions by Winograd's
+method, which is not exact.
 
 Training goes through the same code: rounding passes gradients straight through.
 """
@@ -69,8 +70,8 @@ def clamp_soft(x: Tensor, low: float, high: float, leak: float = 0.0) -> Tensor:
 class IntegerConv(nn.Module):
     """1x1 or depthwise 3x3 convolution on integers, with requantisation: (N, in, H, W) integers -> (N, out, H, W) integers.
 
-    Real value of an activation = integer * 2^-in_bits; of a weight = integer * 2^-weight_bits, integers within +-127; the output is
-    ``floor(sum * 2^-shift + 1/2)`` limited to ``low .. high``, shift = in_bits + weight_bits - out_bits.
+    Real value of an activation = integer * 2^-in_bits; of a weight = integer * 2^-weight_bits, integers within +-127; the
+    output is ``floor(sum * 2^-shift + 1/2)`` limited to ``low .. high``, shift = in_bits + weight_bits - out_bits.
 
     Args:
         depthwise: 3x3, one filter per channel, zero padding; starts as the identity.

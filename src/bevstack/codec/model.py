@@ -62,7 +62,8 @@ def spread_plane(plane: Tensor, h: int, w: int) -> Tensor:
 class CodecNet(nn.Module):
     """All networks of a config. Sub-modules: ``analysis``, ``synthesis``, ``hyper``, ``scales``, ``means``, ``rate``.
 
-    What parsing depends on (the bitstream side): ``scales``, ``z_table`` and the coding tables. ``update`` fixes those after training.
+    What parsing depends on (the bitstream side): ``scales``, ``z_table`` and the coding tables. ``update`` fixes those after
+    training.
     """
 
     z_table: Tensor
@@ -120,8 +121,8 @@ class CodecNet(nn.Module):
         y = self.analysis(to_network(pixels))
         return self.code(y, r, visible)
 
-    def code(self, y: Tensor, r: Tensor, visible: Tensor | None = None) -> Forward:
-        """Everything after the analysis; see ``forward``."""
+    def code(self, y: Tensor, r: Tensor, visible: Tensor | None = None, synthesise: bool = True) -> Forward:
+        """Everything after the analysis; see ``forward``. Without ``synthesise``, ``pixels`` is empty."""
         config = self.config
         h, w = y.shape[-2:]
         plane = torch.floor(r + 0.5)
@@ -138,6 +139,8 @@ class CodecNet(nn.Module):
         mean, quantised = self._quantise(gained, z_hat, plane, gain, inverse, visible)
         bits_y = gaussian_bits(_disturbed(gained - mean, self.training), scale).flatten(1).sum(1)
         decoded = quantised * inverse
+        if not synthesise:
+            return Forward(y.new_zeros(0), bits_y, bits_z, gained, decoded)
         ratio = 2 if rows.shape[-2:] != (1, 1) else 1
         out = self.synthesis(decoded, self.rate.conditioning(rows, ratio))  # type: ignore[operator]
         return Forward(from_network(out), bits_y, bits_z, gained, decoded)

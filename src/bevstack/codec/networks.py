@@ -60,8 +60,8 @@ class Networks:
         found = index_sha256(self.run("scales", z=z, plane=plane)["index"])
         if found != expected:
             raise EngineError(
-                f"{config.name}: the integer network answers {found[:12]}... on {self.engine}, its weights file says {expected[:12]}...: "
-                "this engine is not exact here, streams would not be decodable; use another engine"
+                f"{config.name}: the integer network answers {found[:12]}... on {self.engine}, its weights file says "
+                f"{expected[:12]}...: this engine is not exact here, streams would not be decodable; use another engine"
             )
 
 

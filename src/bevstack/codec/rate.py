@@ -1,8 +1,8 @@
 """Variable rate: one network, any rate point r in [0, levels - 1].
 
-Gains are stored at a few knots and interpolated linearly over r - their logarithm for the latent (brief codec-ivr, variant B), the
-values themselves for the decoder's channel conditioning (as in InterpCA). r may differ per position: a region of interest is a rate
-plane. ``knot_weights`` is all there is to interpolation, for scalars and planes alike.
+Gains are stored at a few knots and interpolated linearly over r - their logarithm for the latent (brief codec-ivr, variant B),
+the values themselves for the decoder's channel conditioning (as in InterpCA). r may differ per position: a region of interest
+is a rate plane. ``knot_weights`` is all there is to interpolation, for scalars and planes alike.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class GainRate(nn.Module):
         knots = config.rate.knots
         logs = torch.empty(knots, config.latent)
         for k in range(knots):
-            # One quantisation step is where a Lagrangian coder of orthonormal coefficients would put it: sqrt(26 / lambda) grey levels.
+            # One quantisation step is where a Lagrangian coder of orthonormal coefficients would put it: sqrt(26 / lambda)
+            # grey levels.
             value = lagrange(k * (config.rate.levels - 1) / (knots - 1), config.rate)
             logs[k] = 0.5 * math.log(value / 26.0) + math.log(64.0)
         self.log_gain = nn.Parameter(logs)

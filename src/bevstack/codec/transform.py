@@ -3,7 +3,8 @@
 Contract of a pair (brief codec-common, section 8), both rate-independent except for the gains they are given:
 
 * analysis: (N, 3, 16 h, 16 w) network pixels -> (N, M, h, w) natural latent;
-* synthesis: natural latent, list of conditioning (scale, shift) pairs -> (N, 3, 16 h, 16 w) network pixels. ``conditioned`` names
+* synthesis: natural latent, list of conditioning (scale, shift) pairs -> (N, 3, 16 h, 16 w) network pixels. ``conditioned``
+  names
   the width of each conditioned stage.
 """
 

@@ -97,7 +97,7 @@ def tables_of(config: CodecConfig) -> CdfTables:
 
 def model_id(config: CodecConfig, arrays: Mapping[str, NDArray[Any]], tables: CdfTables) -> bytes:
     """First 8 bytes of a SHA-256 over everything that parsing depends on."""
-    parsing = {k: v for k, v in arrays.items() if k.startswith("scales.") and "knots" not in k or k == "z_table"}
+    parsing = {k: v for k, v in arrays.items() if (k.startswith("scales.") and "knots" not in k) or k == "z_table"}
     exact = {k: v.astype(np.float64) for k, v in parsing.items()}
     names = json.dumps([config.latent, config.hyper.kind, config.mean.kind, config.rate.levels, config.coder])
     return hashlib.sha256(f"{FORMAT} {names} {arrays_sha256(exact)}".encode() + tables.digest).digest()[:8]
@@ -126,7 +126,7 @@ def index_sha256(index: NDArray[Any]) -> str:
 
 
 def snap(net: CodecNet) -> None:
-    """Writes the scale net's integers back as its parameters, so that they survive any rounding of the file (k / 2^s is exact)."""
+    """Writes the scale net's integers back as its parameters: they survive any rounding of the file (k / 2^s is exact)."""
     import torch
 
     with torch.no_grad():

@@ -109,11 +109,11 @@ class CropStream:
         weight = np.array([m.mean() ** 0.5 * image.shape[0] * image.shape[1] for m, image in zip(self.maps, self.images)])
         self.chance = weight / weight.sum()
 
-    def __call__(self, step: int) -> Image:
+    def __call__(self, step: int, batch: int | None = None) -> Image:
         """(batch, crop, crop, 3) uint8 of a step."""
         random = np.random.default_rng((self.seed, step))
         rows = []
-        for number in random.choice(len(self.images), self.batch, p=self.chance):
+        for number in random.choice(len(self.images), batch or self.batch, p=self.chance):
             image, energy = self.images[number], self.maps[number]
             tries = []
             for _ in range(3):

@@ -1,7 +1,7 @@
 """A start that already compresses: the linear part of both transforms is set to the principal axes of the training crops.
 
-With residual blocks that start as the identity, the fresh network is a two-level Karhunen-Loeve transform with matching gains and
-coding tables. Training departs from there instead of from noise, which saves most of a small budget.
+With residual blocks that start as the identity, the fresh network is a two-level Karhunen-Loeve transform with matching gains
+and coding tables. Training departs from there instead of from noise, which saves most of a small budget.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bevstack.codec.config import PATCH
+from bevstack.codec.config import PATCH, PIXEL_SCALE
 from bevstack.codec.distribution import log_step
 from bevstack.codec.model import CodecNet, to_network
 from bevstack.codec.transform import ResidualDepthwiseAnalysis, ResidualDepthwiseSynthesis
@@ -33,7 +33,8 @@ def principal_start(net: CodecNet, pixels: Tensor) -> None:
         pixels: (N, 3, H, W) grey levels of training crops, sides multiples of 16.
     """
     analysis, synthesis = net.analysis, net.synthesis
-    assert isinstance(analysis, ResidualDepthwiseAnalysis) and isinstance(synthesis, ResidualDepthwiseSynthesis)
+    assert isinstance(analysis, ResidualDepthwiseAnalysis)
+    assert isinstance(synthesis, ResidualDepthwiseSynthesis)
     channels, latent = net.config.transform.channels, net.config.latent
     patches = F.pixel_unshuffle(to_network(pixels), PATCH)
     axes, spread = _axes(patches.permute(0, 2, 3, 1).flatten(0, 2), channels)
@@ -55,6 +56,20 @@ def principal_start(net: CodecNet, pixels: Tensor) -> None:
     index = (gained.clamp(min=0.11).log() - math.log(0.11)) / log_step(net.config.distribution)
     net.scales.prior_knots.copy_(index.clamp(0.0, 60.0))  # type: ignore[operator, union-attr]
     net.update()
+
+
+@torch.no_grad()
+def channel_worth(net: CodecNet) -> Tensor:
+    """(M,) norm in grey levels of the pixels that one unit of a natural latent channel becomes, blocks left out.
+
+    While the transforms are principal axes, the pixels' squared error is the latent's, weighted with its square.
+    """
+    synthesis = net.synthesis
+    assert isinstance(synthesis, ResidualDepthwiseSynthesis)
+    up = synthesis.up.weight[:, :, 0, 0]  # (4 C, M), sub-positions innermost
+    patch = synthesis.patch.weight[:, :, 0, 0]  # (192, C)
+    spread = torch.einsum("pc,csm->psm", patch, up.reshape(patch.shape[1], 4, -1))
+    return PIXEL_SCALE * spread.square().sum((0, 1)).sqrt()
 
 
 def _widen(axes: Tensor, spread: Tensor, channels: int) -> tuple[Tensor, Tensor]:

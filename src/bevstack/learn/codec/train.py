@@ -21,13 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from bevstack.codec.config import CODECS, HYPER_STRIDE, STRIDE, CodecConfig
-from bevstack.codec.model import CodecNet
-from bevstack.codec.rate import lagrange
+from bevstack.codec.model import CodecNet, spread_plane, to_network
 from bevstack.learn.train import AveragedWeights, CsvLog, Progress, TrainingError, environment
 from bevstack.nn.seed import seed_everything
 
 from .crops import CropStream, find_images, read_rgb, split
-from .initial import principal_start
+from .initial import channel_worth, principal_start
 from .validate import Validation
 
 CELL = STRIDE * HYPER_STRIDE
@@ -49,6 +48,9 @@ class CodecTrainOptions:
         regions: share of steps with a random rate plane instead of one rate per image.
         hold_out: every n-th image validates.
         init: weights file to start from.
+        latent_steps: first steps that leave the transforms at their principal axes and train only gains and entropy model, with
+            the error measured on the latent: less than half the cost of a whole step. They use ``latent_batch`` crops. Give 0
+            with ``init``, unless its transforms are still at their principal axes.
     """
 
     output: Path
@@ -63,6 +65,8 @@ class CodecTrainOptions:
     scales: tuple[float, ...] = (1.0, 0.7, 0.5)
     learning_rate: float = 1e-3
     flat: float = 0.3
+    latent_steps: int = 3000
+    latent_batch: int = 16
     warmup: int = 200
     clip_norm: float = 1.0
     metric: Literal["mse", "ms-ssim"] = "mse"
@@ -90,26 +94,34 @@ class CodecTrainOptions:
 
 def learning_rate(step: int, fraction: float, options: CodecTrainOptions) -> float:
     """Linear warm-up, flat, then a cosine to zero at the end of the budget."""
+    if step >= options.latent_steps:
+        step -= options.latent_steps  # the transforms start here
     warm = min(1.0, (step + 1) / max(1, options.warmup))
     past = max(0.0, (fraction - options.flat) / max(1e-9, 1.0 - options.flat))
     return options.learning_rate * warm * max(1e-3, 0.5 * (1.0 + math.cos(math.pi * min(1.0, past))))
 
 
+# Adam moves every weight by about the learning rate per step, whatever the weight is worth. The linear layers of the transforms
+# start at their optimum and carry coefficients that differ a hundredfold, gains and priors are logarithms and table indices.
+FACTORS = {"linear": 0.1, "blocks": 0.5, "entropy": 1.0, "gains": 2.0, "priors": 10.0}
+
+
+def _kind(name: str) -> str:
+    if name == "scales.prior_knots":
+        return "priors"
+    if name.startswith(("rate.log", "z_log_scale", "scales.")):
+        return "gains"
+    if name.startswith(("analysis.", "synthesis.")):
+        return "blocks" if ".trunk." in name or ".latent." in name else "linear"
+    return "entropy"
+
+
 def parameter_groups(net: CodecNet, rate: float) -> list[dict[str, Any]]:
-    """Gains, priors and integer layers live on other scales than weights: they learn at multiples of the rate."""
-    fast, priors, plain = [], [], []
+    """Parameters by kind, each kind with its multiple of the learning rate."""
+    groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in FACTORS}
     for name, parameter in net.named_parameters():
-        if name.startswith("rate.log") or name == "z_log_scale" or name.startswith("scales.") and "prior" not in name:
-            fast.append(parameter)
-        elif name == "scales.prior_knots":
-            priors.append(parameter)
-        else:
-            plain.append(parameter)
-    return [
-        {"params": plain, "lr": rate, "factor": 1.0},
-        {"params": fast, "lr": rate, "factor": 2.0},
-        {"params": priors, "lr": rate, "factor": 20.0},
-    ]
+        groups[_kind(name)].append(parameter)
+    return [{"params": members, "lr": rate, "factor": FACTORS[kind]} for kind, members in groups.items() if members]
 
 
 class Trainer:
@@ -119,7 +131,6 @@ class Trainer:
         self.options, self.config = options, options.network()
         seed_everything(options.seed)
         self.net = CodecNet(self.config)
-        self.crops = crops
         if options.init is not None and not options.resume:
             from bevstack.codec.weights import load_weights
 
@@ -131,6 +142,12 @@ class Trainer:
         self.optimizer = torch.optim.Adam(parameter_groups(self.net, options.learning_rate), betas=options.betas, eps=1e-9)
         self.average = AveragedWeights(self.net, options.ema)
         self.progress = Progress()
+        self.worth = channel_worth(self.net)[:, None, None]
+
+    @property
+    def latent_only(self) -> bool:
+        """Whether the transforms are left alone in this step."""
+        return self.progress.step < self.options.latent_steps
 
     def rates(self, step: int, count: int, side: int) -> Tensor:
         """(N, 1, a, b) rate points of a step: one per image, stratified over the range, or in some steps a random plane."""
@@ -162,7 +179,9 @@ class Trainer:
 
     def loss(self, pixels: Tensor, r: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
         """Rate-distortion loss, divided by its usual size at each rate point so that all rates count alike."""
-        count, _, height, width = pixels.shape
+        height, width = pixels.shape[-2:]
+        if self.latent_only:
+            return self._latent_loss(pixels, r, visible)
         out = self.net(pixels, r, visible)
         bpp = (out.bits_y + out.bits_z) / (height * width)
         config = self.config.rate
@@ -190,6 +209,28 @@ class Trainer:
             "psnr": float((10 * torch.log10(65025.0 / mse)).mean()),
         }
         return total, parts
+
+    def _latent_loss(self, pixels: Tensor, r: Tensor, visible: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+        """As ``loss``, for principal axes: errors of the latent are errors of the picture."""
+        with torch.no_grad():
+            latent = self.net.analysis(to_network(pixels))
+        out = self.net.code(latent, r, visible, synthesise=False)
+        area = pixels.shape[-2] * pixels.shape[-1]
+        bpp = (out.bits_y + out.bits_z) / area
+        config = self.config.rate
+        weight = config.lambda_min * (config.lambda_max / config.lambda_min) ** (r / (config.levels - 1))
+        error = ((out.decoded - latent) * self.worth).square().sum(1, keepdim=True) / (3 * STRIDE * STRIDE)
+        usual = weight.mean((1, 2, 3)).sqrt() * 7.0
+        losses = ((spread_plane(weight, *latent.shape[-2:]) * error).mean((1, 2, 3)) + bpp) / usual
+        parts = {
+            "loss": float(losses.mean().detach()),
+            "low": float(losses[r.mean((1, 2, 3)) < 21].detach().mean()),
+            "high": float(losses[r.mean((1, 2, 3)) > 42].detach().mean()),
+            "bpp": float(bpp.mean().detach()),
+            "z_share": float((out.bits_z / (out.bits_y + out.bits_z)).mean().detach()),
+            "psnr": float((10 * torch.log10(65025.0 / error.detach().mean((1, 2, 3)))).mean()),
+        }
+        return losses.mean(), parts
 
     def step(self, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[str, float]:
         """One optimiser step on (N, S, S, 3) crops.
@@ -224,6 +265,7 @@ class Trainer:
             "updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "progress": dataclasses.asdict(self.progress),
+            "worth": self.worth,
             "random": torch.get_rng_state(),
         }
         temporary = path.with_suffix(".tmp")
@@ -248,6 +290,7 @@ class Trainer:
         for group, factor in zip(self.optimizer.param_groups, factors):
             group["factor"] = factor
         self.progress = Progress(**state["progress"])
+        self.worth = state["worth"]
         torch.set_rng_state(state["random"])
 
     def averaged_net(self) -> CodecNet:
@@ -308,7 +351,7 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
         if finished:
             break
         began = time.monotonic()
-        parts = trainer.step(crops(trainer.progress.step))
+        parts = trainer.step(crops(trainer.progress.step, options.latent_batch if trainer.latent_only else options.batch))
         trainer.progress.seconds += time.monotonic() - began
         for name, value in parts.items():
             if math.isfinite(value):

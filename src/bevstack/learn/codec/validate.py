@@ -57,7 +57,7 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, net: CodecNet) -> dict[str, float]:
-        """bpp and PSNR at every point, the hyper latent's share of the bits in the middle, BD-rates in percent (nan: no overlap)."""
+        """bpp and PSNR at every point, the hyper latent's share of the bits, BD-rates in percent (nan: no overlap)."""
         net.eval()
         result: dict[str, float] = {}
         curve = []

@@ -1,0 +1,88 @@
+"""``bevstack train codec`` and ``bevstack train codec-students``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .models import train_app as train_app
+from .plainly import plainly
+
+
+@train_app.command("codec")
+@plainly
+def train_codec(
+    output: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    images: Annotated[list[Path], typer.Option(help="Folder of photographs; may be given several times.")],
+    exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern of file names to leave out; several times.")] = None,
+    model: Annotated[str, typer.Option(help="Codec to train.")] = "codec-nano",
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    latent_steps: Annotated[int, typer.Option(help="First steps that train only the entropy model, on principal axes.")] = 3000,
+    metric: Annotated[Literal["mse", "ms-ssim"], typer.Option(help="Distortion.")] = "mse",
+    sparsity: Annotated[float, typer.Option(help="Weight of the L1 norm of the latent: empties channels.")] = 0.0,
+    visibility: Annotated[float, typer.Option(help="Share of steps in which parts of the latent are lost.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of weights, crops and noise.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+) -> None:
+    """Train a learned image codec on folders of photographs."""
+    from bevstack.learn.codec.train import CodecTrainOptions
+    from bevstack.learn.codec.train import train_codec as execute
+
+    options = CodecTrainOptions(
+        output=output,
+        images=tuple(images),
+        exclude=tuple(exclude or ()),
+        model=model,
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        crop=crop,
+        learning_rate=learning_rate,
+        latent_steps=latent_steps,
+        latent_batch=batch,
+        metric=metric,
+        sparsity=sparsity,
+        visibility=visibility,
+        seed=seed,
+        threads=threads,
+        init=init,
+        resume=resume,
+    )
+    print(execute(options))
+
+
+@train_app.command("codec-students")
+@plainly
+def train_students(
+    teacher: Annotated[str, typer.Argument(help="Weights of the teacher: name or file.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the students' weights files.")],
+    images: Annotated[list[Path], typer.Option(help="Folder of photographs; may be given several times.")],
+    exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern of file names to leave out; several times.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of each of the two trainings.")] = 1000,
+    blocks: Annotated[int, typer.Option(help="Residual blocks that the small decoder keeps.")] = 2,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
+    seed: Annotated[int, typer.Option(help="Of crops and rates.")] = 0,
+) -> None:
+    """Distil decoders that read the teacher's streams: one of its size, one with fewer blocks."""
+    from bevstack.codec.weights import find_weights, load_weights, read_info, save_weights
+    from bevstack.learn.codec.crops import CropStream, find_images, read_rgb
+    from bevstack.learn.codec.distill import DistillOptions, distill
+
+    path = find_weights(teacher)
+    crops = CropStream([read_rgb(p) for p in find_images(images, exclude or ())], crop, batch, seed)
+    options = DistillOptions(steps=steps, blocks=blocks, batch=batch, learning_rate=learning_rate, seed=seed)
+    for name, net in distill(load_weights(path), crops, options).items():
+        card = {**read_info(path).card, "decoder": name, "teacher": read_info(path).sha256}
+        target = output / f"{net.config.name}-{name}.safetensors"
+        save_weights(target, net, card)
+        print(target)
