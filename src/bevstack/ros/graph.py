@@ -20,7 +20,7 @@ Kind = Literal["str", "int", "float", "bool", "list"]
 DEFAULT_CAMERAS = "cam_front,cam_front_right,cam_front_left,cam_back,cam_back_left,cam_back_right"
 # What a recorder leaves out unless told otherwise: uncompressed images, which fill a disk in minutes, and debug images, which
 # are only drawn when somebody listens.
-NOT_RECORDED = r".*/image_(raw|rect|rect_color|color|mono)|.*/debug/image_[^/]+/compressed"
+NOT_RECORDED = r".*/image_(raw|rect|rect_color|color|mono)|.*/image_decoded(/compressed)?|.*/debug/image_[^/]+/compressed"
 
 
 class LaunchError(BevstackError):
@@ -229,6 +229,11 @@ _COMMON = (
     Argument("bev", "true", "boxes in bird's-eye view", _BOOLEAN),
     Argument("detect", "false", "boxes in the camera images (2D)", _BOOLEAN),
     Argument("detect_model", "", "2D model: bundled or path of a weights file; empty: as in params_file"),
+    Argument("encode", "false", "publish the cameras as learned streams, {camera}/image_raw/vtc1", _BOOLEAN),
+    Argument("codec", "", "codec of the streams: bundled or path of a weights file; empty: as in params_file"),
+    Argument("codec_quality", "", "quality of the streams, 0 to 100; empty: as in params_file"),
+    Argument("decode", "false", "publish learned streams as pictures again", _BOOLEAN),
+    Argument("decoded_topic_template", "", "base topic of decoded pictures; empty: {camera}/image_decoded"),
     Argument("score_threshold", "", "boxes below this score are not published; empty: as in params_file"),
     Argument("sync", "", "synchroniser: approximate or anchor; empty: as in params_file", ("", "approximate", "anchor")),
     Argument("output_frame", "", "frame of the boxes; empty: base_link"),
@@ -285,6 +290,31 @@ _DETECT = NodeSpec(
     conditions=(When("detect", "true"),),
 )
 _RUNS = When("build_only", "true", negate=True)
+_ENCODER = NodeSpec(
+    "encoder_node",
+    "encoder_node",
+    "bevstack.ros.nodes.encoder_node:EncoderNode",
+    parameters={
+        **_TIME,
+        "cameras": Ref("cameras", "list"),
+        "image_topic_template": Ref("image_topic_template"),
+        "image_transport": Ref("image_transport"),
+        "model": Ref("codec"),
+        "quality": Ref("codec_quality", "float"),
+    },
+    conditions=(_RUNS, When("encode", "true")),
+)
+_DECODER = NodeSpec(
+    "decoder_node",
+    "decoder_node",
+    "bevstack.ros.nodes.decoder_node:DecoderNode",
+    parameters={
+        **_TIME,
+        "cameras": Ref("cameras", "list"),
+        "output_topic_template": Ref("decoded_topic_template"),
+    },
+    conditions=(_RUNS, When("decode", "true")),
+)
 _RECORDER = NodeSpec(
     "recorder",
     "recorder",
@@ -330,6 +360,8 @@ BEV = Graph(
     (
         _BEV,
         _DETECT,
+        _ENCODER,
+        _DECODER,
         _VIEWER,
         _RECORDER,
         _RVIZ,
@@ -385,6 +417,8 @@ REPLAY = Graph(
     (
         _BEV,
         _DETECT,
+        _ENCODER,
+        _DECODER,
         _VIEWER,
         _RECORDER,
         _RVIZ,

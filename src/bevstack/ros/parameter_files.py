@@ -10,12 +10,14 @@ from typing import Any
 
 import yaml
 
-from .nodes import bev_node, camera_node, detect_node, player, recorder
+from .nodes import bev_node, camera_node, decoder_node, detect_node, encoder_node, player, recorder
 from .nodes.parameters import Spec
 
 TABLES: Mapping[str, Sequence[Spec]] = {
     "bev_node": bev_node.PARAMETERS,
     "detect_node": detect_node.PARAMETERS,
+    "encoder_node": encoder_node.PARAMETERS,
+    "decoder_node": decoder_node.PARAMETERS,
     "camera_node": camera_node.PARAMETERS,
     "player": player.PARAMETERS,
     "recorder": recorder.PARAMETERS,
