@@ -348,8 +348,7 @@ class Policy(BandPolicy):
             seen |= self._affected(tracker.zone)
         power = self.budget.power_of(self.current)
         unseen = [n for n, unit in enumerate(self.budget.units) if unit not in seen]
-        allowed: NDArray[np.bool_] = (self.budget.power[:, unseen] <= power[unseen] + 1e-9).all(axis=1)
-        return allowed
+        return np.asarray((self.budget.power[:, unseen] <= power[unseen] + 1e-9).all(axis=1), np.bool_)
 
     def _rush(self, now: float) -> Proposal | None:
         """A zone that runs away from the forecast so fast that it would be at its ceiling in a second."""

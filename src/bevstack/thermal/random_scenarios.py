@@ -48,20 +48,19 @@ def _weather(rng: np.random.Generator, seconds: float) -> Any:
     }
 
 
-def _events(rng: np.random.Generator, seconds: float, die: str, top_w: float, faults: bool, fan: bool) -> list[dict[str, Any]]:
+def _events(
+    rng: np.random.Generator, seconds: float, die: str, top_w: float, *, faults: bool, fan: bool, harsh: bool
+) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     at = _round(seconds * rng.uniform(0.15, 0.6), 0)
     for kind in rng.choice(["burst", "sun", "link", "fan", "none"], size=2, replace=False):
         if kind == "burst":
             every = _round(rng.uniform(60, 400), 0)
-            events.append(
-                {"kind": "burst", "node": die, "watts": _round(top_w * rng.uniform(0.1, 0.4), 1), "at": at, "every_s": every,
-                 "length_s": _round(every * rng.uniform(0.1, 0.5), 0)}
-            )  # fmt: skip
+            watts, length = _round(top_w * rng.uniform(0.1, 0.6 if harsh else 0.4), 1), _round(every * rng.uniform(0.1, 0.5), 0)
+            events.append({"kind": "burst", "node": die, "watts": watts, "at": at, "every_s": every, "length_s": length})
         elif kind == "sun":
-            events.append(
-                {"kind": "sun", "node": "sink", "watts": _round(top_w * rng.uniform(0.1, 0.5), 1), "at": at, "ramp_s": 30}
-            )
+            watts = _round(top_w * rng.uniform(0.1, 0.5), 1)
+            events.append({"kind": "sun", "node": "sink", "watts": watts, "at": at, "ramp_s": 30})
         elif kind == "link":
             events.append(
                 {"kind": "link", "between": ["sink", "ambient"], "scale": _round(rng.uniform(1.1, 1.6)), "at": at,
@@ -77,18 +76,20 @@ def _events(rng: np.random.Generator, seconds: float, die: str, top_w: float, fa
     return events
 
 
-def draw(seed: int, *, seconds: float = 1500.0, faults: bool | None = None) -> Scenario:
+def draw(seed: int, *, seconds: float = 1500.0, faults: bool | None = None, harsh: bool | None = None) -> Scenario:
     """One scenario.
 
     Args:
         seed: of everything.
         seconds: length.
         faults: one zone of several fails; None draws that, too.
+        harsh: small fast dies, strong bursts, coarse slow sensors; None draws that, too.
     """
     rng = np.random.default_rng([seed, 6])
     two = bool(rng.random() < 0.3)
+    harsh = bool(rng.random() < 0.3) if harsh is None else harsh
     trip = float(rng.choice([80.0, 85.0, 90.0, 95.0, 99.0]))
-    r_js, r_sa = rng.uniform(0.25, 1.0), rng.uniform(0.5, 1.8)
+    r_js, r_sa = rng.uniform(0.5, 1.5) if harsh else rng.uniform(0.25, 1.0), rng.uniform(0.5, 1.8)
     fan = bool(rng.random() < 0.4)
     ambient = _weather(rng, seconds)
     warmest = (
@@ -102,7 +103,7 @@ def draw(seed: int, *, seconds: float = 1500.0, faults: bool | None = None) -> S
     sink: dict[str, Any] = {"between": ["sink", "ambient"], "k_per_w": _round(r_sa)}
     if fan:
         sink["fan"] = {"still_k_per_w": _round(r_sa * rng.uniform(1.1, 1.6)), "on_c": 45, "full_c": 70}
-    nodes = {"die": _round(rng.uniform(2.5, 12)), "sink": _round(rng.uniform(40, 400))}
+    nodes = {"die": _round(rng.uniform(1.0, 3.0) if harsh else rng.uniform(2.5, 12)), "sink": _round(rng.uniform(40, 400))}
     links = [{"between": ["die", "sink"], "k_per_w": _round(r_js)}, sink]
     chip = {
         "idle_w": _round(idle), "leak_w": _round(top_w * rng.uniform(0, 0.12)), "leak_per_k": _round(rng.uniform(0.005, 0.025)),
@@ -110,13 +111,13 @@ def draw(seed: int, *, seconds: float = 1500.0, faults: bool | None = None) -> S
                      "sustainable_w": _round(top_w * 0.4)},
     }  # fmt: skip
     chips = {"gpu": {"node": "die", **chip}}
-    noise, step = _round(rng.uniform(0, 0.5)), float(rng.choice([0.001, 0.1, 0.5, 1.0]))
+    noise, step = _round(rng.uniform(0, 0.5)), 1.0 if harsh else float(rng.choice([0.001, 0.1, 0.5, 1.0]))
     zones: dict[str, Any] = {
         name: {
             "node": node,
             "noise_c": noise,
             "step_c": step,
-            "lag_s": _round(rng.uniform(0, 1.5)),
+            "lag_s": _round(rng.uniform(0.5, 2.0) if harsh else rng.uniform(0, 1.5)),
             "offset_c": _round(rng.uniform(-1, 1)),
         }
         for name, node in (("tj-thermal", "die"), ("gpu-thermal", "die"), ("soc0-thermal", "sink"))
@@ -132,10 +133,11 @@ def draw(seed: int, *, seconds: float = 1500.0, faults: bool | None = None) -> S
     names = ["fastbev", "giraffedet", "codec"][: int(rng.integers(1, 4))]
     shares = rng.dirichlet(np.full(len(names), 3.0))
     models = {name: _ladder(rng, units[n % len(units)], top_w * shares[n], 80.0 * shares[n]) for n, name in enumerate(names)}
+    faulty = bool(rng.random() < 0.4) if faults is None else faults
     content = {
         "name": f"random {seed}", "seed": seed, "duration_s": seconds, "ambient": ambient, "nodes": nodes, "links": links,
         "chips": chips, "zones": zones, "models": models,
-        "events": _events(rng, seconds, "die", top_w, bool(rng.random() < 0.4) if faults is None else faults, fan),
+        "events": _events(rng, seconds, "die", top_w, faults=faulty, fan=fan, harsh=harsh),
     }  # fmt: skip
     start = rng.random()
     if start < 0.25:

@@ -81,7 +81,7 @@ class SoakReport:
             f"{self.hours:g} simulated hours in {self.wall_s:.0f} s ({wall:.0f} x real time; {cpu:.0f} x by CPU time)",
             f"throttled {self.throttled_s:.1f} s, hottest {self.hottest:.1f} degC, items lost {self.lost}, "
             f"p95/p50 {self.flatness:.3f}, mean quality {self.quality:.3f}",
-            f"swaps {self.swaps_per_hour:.1f} per hour on average (at most {SWAPS_PER_HOUR:g}), {self.worst_hour} in the busiest hour",
+            f"swaps {self.swaps_per_hour:.1f} per hour (at most {SWAPS_PER_HOUR:g}), {self.worst_hour} in the busiest hour",
             f"decision log {self.log_bytes / 1024:.0f} KB (at most {LOG_KB_PER_HOUR:g} per hour)",
             f"memory after each hour, MB: {memory}; growth {self.growth_mb:.1f} (at most {MEMORY_MB:g})",
             f"open files {self.open_files[0]} -> {self.open_files[1]}",

@@ -134,6 +134,7 @@ class SysfsZone:
     units: tuple[str, ...]
     control: bool
     trips: tuple[Trip, ...] = ()
+    name: bytes | None = None  # content of `type`; another content means that the kernel renumbered its zones
     mode_path: Path | None = None
     fault_path: Path | None = None
     clock: Clock = time.monotonic
@@ -161,6 +162,8 @@ class SysfsZone:
         if fault:
             return self._bad(Health.ERROR, fault)
         try:
+            if self.name is not None and self.read_bytes(self.path.parent / "type") != self.name:
+                return self._bad(Health.GONE, "another zone has its number now")
             raw = parse_integer(self.read_bytes(self.path))
         except BlockingIOError as error:
             return self._bad(Health.OFFLINE, describe(error))
@@ -208,6 +211,13 @@ def _trips(folder: Path) -> tuple[Trip, ...]:
     return tuple(sorted(trips, key=lambda trip: trip.celsius))
 
 
+def _type_of(folder: Path) -> bytes | None:
+    try:
+        return read_bytes(folder / "type")
+    except OSError:
+        return None
+
+
 class _Keys:
     """Stable keys: the second zone of a name gets ``#1``."""
 
@@ -234,6 +244,7 @@ def _thermal_zones(root: Path, keys: _Keys, clock: Clock, units: Mapping[str, It
                 on,
                 bool(on),
                 _trips(folder),
+                name=_type_of(folder),
                 mode_path=mode if mode.exists() else None,
                 clock=clock,
             )
