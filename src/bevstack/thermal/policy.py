@@ -38,6 +38,7 @@ _BLIND_DRIFT = 1.0 / 60.0  # degC per second of extra margin without any sensor
 _LATE = HORIZONS >= 20.0
 _NEAR = HORIZONS <= 30.0
 _PROBE_S = 20.0
+_BASE_FALL_S, _BASE_RISE = 5.0, 0.05  # s; degC per second
 _RATE_AT = 0.7  # degC below the ceiling at which the rate becomes a lever
 
 
@@ -47,6 +48,7 @@ class _Memory:
 
     offsets: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=16))
     reserve: float = 0.0
+    base: float = 0.0  # the offset without what surges add to it now
     innovation: float | None = None
     restart: bool = True
     jumped: bool = False
@@ -102,6 +104,7 @@ class Policy(BandPolicy):
         fade = 0.5 ** (elapsed / self.config.reserve_half_life_s)
         for memory in self._memory.values():
             memory.reserve *= fade
+        self._follow_base(elapsed)
 
     def _driven(self) -> dict[str, float]:
         return {} if self.model is None else dict(zip(self.model.zones, map(float, self.model.driven())))
@@ -129,6 +132,7 @@ class Policy(BandPolicy):
                 model.restart(n, tracker.raw, driven[n])
                 memory.restart, memory.jumped = False, False
                 memory.offsets.clear()
+                memory.base = float(model.offset[n])
                 continue
             others = [e for m, e in innovations.items() if m != n and not self._memory[model.zones[m]].restart]
             if self._is_jump(memory, tracker, innovations[n], others):
@@ -136,6 +140,17 @@ class Policy(BandPolicy):
             memory.innovation = model.correct(n, tracker.raw, driven[n])
             self._surge(memory, float(model.offset[n]), now, tracker.quantum)
         self._carry_silent(before)
+
+    def _follow_base(self, elapsed: float) -> None:
+        """The base falls with the offset at once and follows it upwards no faster than weather does."""
+        model = self.model
+        assert model is not None
+        for key, n in model.number.items():
+            memory, offset = self._memory[key], float(model.offset[n])
+            if offset < memory.base:
+                memory.base += (1 - math.exp(-elapsed / _BASE_FALL_S)) * (offset - memory.base)
+            else:
+                memory.base = min(offset, memory.base + _BASE_RISE * elapsed)
 
     def _is_jump(self, memory: _Memory, tracker: ZoneTracker, innovation: float, others: list[float]) -> bool:
         """A step that no die can make is the sensor's: believed only where nothing contradicts it and it errs to the hot
@@ -160,7 +175,7 @@ class Policy(BandPolicy):
             memory.offsets.popleft()
         surge = offset - min(value for _, value in memory.offsets) - _SURGE_NOISE - 0.5 * quantum
         if surge > 0:
-            memory.reserve = max(memory.reserve, min(1.3 * surge + 0.5, self.config.reserve_max))
+            memory.reserve = max(memory.reserve, min(1.2 * surge + 0.5, self.config.reserve_max))
 
     def _carry_silent(self, before: Floats) -> None:
         """Zones that cannot be believed move with the offsets of those that can."""
@@ -196,7 +211,9 @@ class Policy(BandPolicy):
             if tracker is None or (tracker.good_at is None and not tracker.trusted):
                 continue  # never answered: a unit that is switched off
             ceiling = self.ceilings.of(tracker.zone, now)
-            margin = self.config.margin + self._memory[key].reserve
+            # A surge that is here already is in the offset: the margin is for the one that is not.
+            memory = self._memory[key]
+            margin = self.config.margin + max(0.0, memory.reserve - max(0.0, float(model.offset[n]) - memory.base))
             if not tracker.trusted:
                 margin += self.config.lost_margin + blind * (_BLIND_DRIFT + 0.5 * steepest)
             else:

@@ -1,0 +1,305 @@
+"""The governor beside stand-in nodes and a sysfs of files: what it asks for, and what it makes of faults."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import until
+
+from bevstack.errors import BevstackError
+from bevstack.ros.interfaces import DiagnosticArray, DiagnosticStatus, GovernorState, PipelineStatus, Temperature
+from bevstack.ros.nodes.governed import busy_ms
+from bevstack.ros.nodes.governor_node import GovernorNode, SensorThread
+from bevstack.ros.runtime import Node, Parameter, SetParametersResult, SingleThreadedExecutor
+from bevstack.thermal.config import GovernorConfig
+from bevstack.thermal.ladder_file import GovernedLadder, read_ladders
+from bevstack.thermal.rungs import LadderError, LadderInfo, RungInfo
+from bevstack.thermal.zones import Health
+
+EAGER = GovernorConfig(dwell_up_s=0.2, first_up_s=0.2, dwell_down_s=0.1, undone_s=0.1)
+
+
+class Sysfs:
+    """One thermal zone in files, written as a kernel shows it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.zone = root / "class" / "thermal" / "thermal_zone0"
+        self.zone.mkdir(parents=True)
+        for name, text in (("type", "cpu-thermal"), ("trip_point_0_temp", "95000"), ("trip_point_0_type", "passive")):
+            (self.zone / name).write_text(f"{text}\n")
+        self.heat(50.0)
+
+    def heat(self, celsius: float) -> None:
+        (self.zone / "new").write_text(f"{celsius * 1000:.0f}\n")
+        os.replace(self.zone / "new", self.zone / "temp")
+
+
+class Worker(Node):
+    """Stands in for a perception node: takes ``model.rung`` at once and reports it ten times a second."""
+
+    def __init__(self, name: str, refuses: str = "", stuck: bool = False) -> None:
+        super().__init__(name)
+        self.refuses, self.stuck, self.busy = refuses, stuck, 20.0
+        self.asked: list[str] = []
+        self.running = "large"
+        self.declare_parameter("model.rung", "")
+        self.declare_parameter("model.rate", 1.0)
+        self.add_on_set_parameters_callback(self._check)
+        self._status = self.create_publisher(PipelineStatus, "~/status", 10)
+        self.create_timer(0.05, self._report)
+
+    def _check(self, changes: Any) -> Any:
+        for change in changes:
+            if change.name == "model.rung":
+                self.asked.append(change.value)
+                if change.value == self.refuses:
+                    return SetParametersResult(successful=False, reason="no such weights")
+                if not self.stuck:
+                    self.running = change.value
+        return SetParametersResult(successful=True, reason="")
+
+    @property
+    def rate(self) -> float:
+        return float(self.get_parameter("model.rate").value)
+
+    def _report(self) -> None:
+        stages, times = ["decode", "image", "publish"], [5.0, self.busy, 1.0]
+        self._status.publish(PipelineStatus(rung=self.running, stages=stages, stage_ms=times))
+
+
+def ladder(node: str, model: str = "", priority: float = 1.0) -> GovernedLadder:
+    rungs = (RungInfo("large", 1.0, 10.0, 0.0), RungInfo("medium", 0.9, 6.0, 0.0), RungInfo("small", 0.7, 2.0, 0.0))
+    return GovernedLadder(node, LadderInfo(model or node, rungs, priority=priority, unit="cpu"))
+
+
+class Stage:
+    """Nodes spun on one thread, and what the governor said."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.executor = SingleThreadedExecutor()
+        self.nodes: list[Any] = []
+        self.states: list[Any] = []
+        self.temperatures: list[Any] = []
+        self.diagnostics: dict[str, Any] = {}
+        self.ears = self.add(Node("ears"))
+        self.ears.create_subscription(GovernorState, "governor/state", self.states.append, 100)
+        self.ears.create_subscription(Temperature, "governor/temperature/z_thermal_cpu_thermal", self.temperatures.append, 100)
+        self.ears.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 100)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _diagnosed(self, message: Any) -> None:
+        self.diagnostics.update({s.name: s for s in message.status})
+
+    def _spin(self) -> None:
+        while not self._stop.is_set():
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def add(self, node: Any) -> Any:
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def remove(self, node: Any) -> None:
+        self.nodes.remove(node)
+        self.executor.remove_node(node)
+        node.destroy_node()
+
+    def governor(self, *ladders: GovernedLadder, config: GovernorConfig = EAGER, **parameters: Any) -> GovernorNode:
+        values = {"period": 0.1, "sysfs_root": str(self.root), "silent_after": 1.0, "diagnostic_period": 0.1, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        return self.add(GovernorNode(ladders=ladders or None, config=config, parameter_overrides=overrides))  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(20.0)
+        for node in reversed(self.nodes):
+            node.destroy_node()
+        self.executor.shutdown()
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Sysfs:
+    return Sysfs(tmp_path / "sys")
+
+
+@pytest.fixture
+def stage(ros: None, sysfs: Sysfs) -> Iterator[Stage]:
+    made = Stage(sysfs.root)
+    yield made
+    made.close()
+
+
+def test_small_first_then_up_while_cool_and_down_when_hot(stage: Stage, sysfs: Sysfs) -> None:
+    worker = stage.add(Worker("bev_node"))
+    stage.governor(ladder("bev_node", "fastbev"))
+    until(lambda: worker.running == "large" and len(worker.asked) > 1, "the top of the ladder")
+    assert worker.asked[0] == "small", "before anybody has looked, nothing large runs"
+    sysfs.heat(94.5)
+    until(lambda: worker.running == "small", "the smallest rung")
+    until(lambda: any("95" in d or "band" in d or "thermal" in d for s in stage.states for d in s.decisions), "a reason")
+    state = stage.states[-1]
+    assert list(state.zones) == ["thermal:cpu-thermal"]
+    assert list(state.models) == ["fastbev"]
+    assert list(state.nodes) == ["bev_node"]
+    assert state.celsius[0] == pytest.approx(94.5, abs=0.1)
+    assert state.ceiling[0] == pytest.approx(95.0)
+    assert state.mode == "bands"
+    until(lambda: stage.states[-1].running[0] == "small" == stage.states[-1].rungs[0], "the node's own word")
+    assert stage.states[-1].unit_power[0] == pytest.approx(2.0)
+    assert stage.temperatures[-1].temperature == pytest.approx(94.5)
+    assert stage.temperatures[-1].header.frame_id == "thermal:cpu-thermal"
+    until(lambda: any("hottest thermal:cpu-thermal" in s.message for s in stage.diagnostics.values()), "diagnostics")
+
+
+def test_a_dead_governor_leaves_nodes_where_they_are(stage: Stage) -> None:
+    worker = stage.add(Worker("bev_node"))
+    governor = stage.governor(ladder("bev_node"))
+    until(lambda: worker.running == "large" and len(worker.asked) > 1, "the top of the ladder")
+    stage.remove(governor)
+    asked = len(worker.asked)
+    time.sleep(0.5)
+    assert worker.running == "large"
+    assert len(worker.asked) == asked
+
+
+def test_a_dead_node_does_not_stop_the_governor_and_is_told_again(stage: Stage, sysfs: Sysfs) -> None:
+    first, second = stage.add(Worker("bev_node")), stage.add(Worker("detect_node"))
+    stage.governor(ladder("bev_node"), ladder("detect_node"))
+    until(lambda: first.running == second.running == "large" and len(second.asked) > 1, "both at the top")
+    stage.remove(first)
+    until(lambda: list(stage.states[-1].alive) == [False, True], "the dead one to be noticed")
+    until(lambda: any("silent: bev_node" in s.message for s in stage.diagnostics.values()), "a warning that names it")
+    sysfs.heat(94.5)
+    until(lambda: second.running == "small", "the living one to be governed")
+    again = stage.add(Worker("bev_node"))
+    until(lambda: again.running == "small", "the new one to be told")
+    assert again.asked[0] == "small"
+
+
+def test_a_rung_that_is_refused_is_left_alone(stage: Stage) -> None:
+    worker = stage.add(Worker("bev_node", refuses="large"))
+    stage.governor(ladder("bev_node"))
+    until(lambda: "large" in worker.asked, "the attempt")
+    until(lambda: worker.running == "medium", "the best that is left")
+    time.sleep(0.6)
+    assert worker.asked.count("large") == 1
+    assert stage.states[-1].rungs[0] == "medium"
+
+
+def test_a_swap_that_never_happens_counts_as_failed(stage: Stage) -> None:
+    worker = stage.add(Worker("bev_node", stuck=True))
+    worker.running = "medium"
+    stage.governor(ladder("bev_node"), swap_timeout=1.0)
+    until(lambda: stage.states and stage.states[-1].rungs[0] == "medium" == stage.states[-1].running[0], "what really runs")
+
+
+def test_a_rung_set_by_hand_is_where_it_goes_on_from(stage: Stage, sysfs: Sysfs) -> None:
+    sysfs.heat(88.0)  # between the bands: nothing to do
+    worker = stage.add(Worker("bev_node"))
+    stage.governor(ladder("bev_node"))
+    until(lambda: worker.running == "small" and stage.states and stage.states[-1].running[0] == "small", "the start")
+    time.sleep(0.3)
+    worker.set_parameters([Parameter("model.rung", value="medium")])
+    until(lambda: stage.states[-1].rungs[0] == "medium", "the governor to take it")
+    assert worker.running == "medium"
+    worker.running = "foreign"
+    time.sleep(0.4)
+    assert stage.states[-1].rungs[0] == "medium"
+
+
+def test_sensors_that_vanish_or_hang(stage: Stage, sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = stage.add(Worker("bev_node"))
+    governor = stage.governor(ladder("bev_node"), config=GovernorConfig(dwell_up_s=0.2, first_up_s=0.2, dwell_down_s=0.1))
+    until(lambda: worker.running == "large", "the top")
+    (sysfs.zone / "temp").unlink()
+    until(lambda: any("without a value" in s.message for s in stage.diagnostics.values()), "a warning that names the zone")
+    assert stage.states[-1].celsius[0] != stage.states[-1].celsius[0], "unknown is not a number, and never cold"
+    sysfs.heat(50.0)
+    until(lambda: stage.states[-1].celsius[0] == 50.0, "the sensor to come back")
+    held = threading.Event()
+    monkeypatch.setattr(governor.sensors, "look", lambda: held.wait(20.0))
+    before = len(stage.states)
+    until(lambda: "hangs" in stage.states[-1].health[0], "a hanging driver to be named")
+    assert len(stage.states) > before + 5, "decisions go on meanwhile"
+    held.set()
+
+
+def test_a_machine_without_zones(stage: Stage, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    worker = stage.add(Worker("bev_node"))
+    stage.governor(ladder("bev_node"), sysfs_root=str(empty))
+    until(lambda: stage.states and stage.states[-1].mode == "latency", "governing by latency")
+    until(lambda: any("no thermal zones" in s.message for s in stage.diagnostics.values()), "a clear word")
+    assert list(stage.states[-1].zones) == []
+    until(lambda: worker.asked, "a request all the same")
+
+
+def test_the_sensor_thread_keeps_evidence_until_it_is_taken(sysfs: Sysfs) -> None:
+    folder = sysfs.root / "class" / "thermal" / "cooling_device0"
+    folder.mkdir()
+    for name, text in (("type", "cpu-cluster0"), ("cur_state", "3")):
+        (folder / name).write_text(f"{text}\n")
+    sensors = SensorThread(sysfs.root, 30.0)
+    sensors.look()
+    _, readings, evidence = sensors.take()
+    assert evidence.thermal == {"cpu"}
+    assert len(evidence.lines) == 1
+    assert readings[0].health is Health.OK
+    assert not sensors.take()[2].thermal
+    sensors.close()
+
+
+def test_busy_time_of_an_item() -> None:
+    assert busy_ms(["decode", "wait", "image", "bev", "publish"], [5, 9, 20, 10, 1]) == 30
+    assert busy_ms(["decode", "image", "total"], [5, 20, 27]) == 27
+    assert busy_ms([], []) == 0
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def test_ladder_files(tmp_path: Path) -> None:
+    built_in = read_ladders()
+    assert built_in[0].node == "bev_node"
+    assert built_in[0].info.smallest.name == "fastbev-micro"
+    path = tmp_path / "ladders.yaml"
+    path.write_text(
+        "ladders:\n  - {model: a, node: n, unit: gpu, floor: y, status: stack_msgs/msg/CodecStatus,\n"
+        "     rungs: {x: {quality: 2, power: 3}, y: {quality: 1, power: 1, latency: 4, measured: true}}}\n"
+    )
+    (made,) = read_ladders(path)
+    assert (made.node, made.status, made.info.names) == ("n", "stack_msgs/msg/CodecStatus", ("x", "y"))
+    assert made.info.rung("y").measured
+    with pytest.raises(LadderError, match="there is no model 'b', only a"):
+        read_ladders(path, ["b"])
+    for text, words in (
+        ("[1", "is not YAML"),
+        ("ladders: []", "at least one entry"),
+        ("ladders: [{model: a}]", "it must have model, node and rungs"),
+        ("ladders: [{model: a, rungs: {x: {quality: 1}}}]", "power is None"),
+        ("ladders: [{model: a, rungs: {x: {quality: 1, power: 1, colour: 1}}}]", "unknown field 'colour'"),
+        ("ladders: [{model: a, speed: 1, rungs: {x: {quality: 1, power: 1}}}]", "unknown field 'speed'"),
+        ("ladders: [{model: a, rates: fast, rungs: {x: {quality: 1, power: 1}}}]", "rates is 'fast'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BevstackError, match=words):
+            read_ladders(path)
+    with pytest.raises(BevstackError, match="cannot be read"):
+        read_ladders(tmp_path / "none.yaml")
+
+
+def test_no_status_is_better_than_a_wrong_one() -> None:
+    """The stand-in speaks as bev_node does."""
+    assert {"rung", "stages", "stage_ms"} <= set(PipelineStatus.get_fields_and_field_types())
+    assert DiagnosticStatus.OK != DiagnosticStatus.ERROR
