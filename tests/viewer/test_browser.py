@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from bevstack.geometry import Boxes3D, Camera
+from bevstack.viewer.received import Picture
 from bevstack.viewer.server import PageServer
-from bevstack.viewer.state import Diagnostic, LogLine, PageState, Picture, Status
+from bevstack.viewer.state import Diagnostic, LogLine, PageState, Status
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright: pip install playwright")
 pytestmark = pytest.mark.browser

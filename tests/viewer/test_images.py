@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bevstack.viewer.images import ImageCache, browser_bytes, jpeg_width
-from bevstack.viewer.state import Picture
+from bevstack.viewer.received import Picture
 
 
 def noise(width: int, height: int, seed: int = 0) -> np.ndarray:

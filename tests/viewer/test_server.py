@@ -14,8 +14,9 @@ import pytest
 
 from bevstack.geometry import Boxes3D, Camera
 from bevstack.viewer.errors import ViewerError
+from bevstack.viewer.received import Picture
 from bevstack.viewer.server import PageServer
-from bevstack.viewer.state import LogLine, PageState, Picture, Status
+from bevstack.viewer.state import LogLine, PageState, Status
 
 aiohttp = pytest.importorskip("aiohttp")
 

@@ -326,7 +326,12 @@ _VIEWER = NodeSpec(
     "viewer",
     "viewer",
     "bevstack.viewer.node:ViewerNode",
-    parameters={**_TIME, **_CAMERAS, "port": Ref("web_port", "int")},
+    parameters={
+        **_TIME,
+        **_CAMERAS,
+        "port": Ref("web_port", "int"),
+        "decoded_topic_template": Ref("decoded_topic_template"),
+    },
     conditions=(_RUNS, When("web_port", "0", negate=True), When("web_port", "", negate=True)),
 )
 _RVIZ = NodeSpec(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import Picture
+from .received import Picture
 
 # What a page that shows six cameras side by side can use; a larger image would be shrunk by the browser anyway.
 MAX_WIDTH = 800

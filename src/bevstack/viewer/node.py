@@ -50,8 +50,10 @@ from bevstack.ros.runtime import (
     tf2,
 )
 
+from .learned_topics import LEARNED_PARAMETERS, LearnedTopics
+from .received import Picture
 from .server import PageServer
-from .state import DIAGNOSTIC_LEVELS, Diagnostic, LogLine, PageState, Picture, Status
+from .state import DIAGNOSTIC_LEVELS, Diagnostic, LogLine, PageState, Status
 
 OBSERVER_PARAMETERS: tuple[Spec, ...] = (
     Spec("cameras", NUSCENES_CAMERAS, "names of the cameras"),
@@ -71,6 +73,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("host", "127.0.0.1", "address that the page is served on; 0.0.0.0 lets other machines see the cameras"),
     Spec("port", 8080, "port of the page; 0 takes any free one", low=0, high=65535),
     *OBSERVER_PARAMETERS,
+    *LEARNED_PARAMETERS,
 )
 
 _LOG_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
@@ -261,6 +264,8 @@ class ViewerNode(ObserverNode):
         except BevstackError:
             super().destroy_node()
             raise
+        self._learned = LearnedTopics(self, self.state.learned, self._p)
+        self.create_timer(0.25, lambda: self._learned.show(self.server.learned_cameras()))
         self.get_logger().info(f"page: {self.server.url}")
 
     @property

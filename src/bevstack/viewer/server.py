@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import json
 import logging
+import math
 import struct
 import threading
 from collections.abc import Awaitable, Callable
@@ -90,6 +91,10 @@ class PageServer:
     def clients(self) -> int:
         """Open websockets."""
         return len(self._clients)
+
+    def learned_cameras(self) -> set[str]:
+        """Cameras whose learned streams some browser looks at."""
+        return {client.learned for client in list(self._clients) if client.learned and not client.paused}
 
     def start(self) -> None:
         """Binds and returns when the page can be loaded.
@@ -249,6 +254,8 @@ class PageServer:
                 client.acknowledged = max(client.acknowledged, int(message["seq"]))
             elif kind == "pause":
                 client.paused = bool(message["value"])
+            elif kind == "learned":
+                client.learned, client.learned_stamp = str(message["camera"])[:200], None
             else:
                 raise ValueError(f"unknown type {kind!r}")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -303,6 +310,17 @@ class PageServer:
             camera["image"] = {"at": at, "length": len(data), "mime": _mime(data)}
             blobs.append(data)
             at += len(data)
+        triple = self.state.learned.triple(client.learned) if client.learned else None
+        if triple is not None and triple.stamp != client.learned_stamp:
+            client.learned_stamp = triple.stamp
+            quality = round(triple.psnr, 2) if math.isfinite(triple.psnr) else None
+            places: dict[str, Any] = {"camera": client.learned, "stamp": str(triple.stamp), "psnr": quality}
+            for kind in ("original", "decoded", "difference"):
+                data = getattr(triple, kind)
+                places[kind] = {"at": at, "length": len(data), "mime": "image/jpeg"}
+                blobs.append(data)
+                at += len(data)
+            view.data["learned_pictures"] = places
         client.logs, client.history = view.data["log_count"], view.data["history_count"]
         head = json.dumps({"type": "view", "seq": client.sent + 1, **view.data}, separators=(",", ":")).encode()
         return view.version, b"".join([struct.pack("<I", len(head)), head, *blobs])
@@ -320,6 +338,8 @@ class _Client:
         self.logs = 0
         self.history = 0
         self.pictures: dict[str, int] = {}
+        self.learned = ""
+        self.learned_stamp: int | None = None
         self.odd = 0
         self.last_view = -1e9
 

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bevstack.errors import BevstackError
-from bevstack.frames.decode import image_size
-from bevstack.frames.types import Frame
 from bevstack.geometry import Boxes2D, Boxes3D, Camera
 from bevstack.geometry.overlay import Outline, box_outlines
 from bevstack.geometry.palette import CLASS_COLOURS, class_name
 
 from .boxes2d import Recent2D, boxes2d_json
 from .layout import looks_back, optical_yaw, rig_rows
+from .learned import LearnedStreams
+from .received import Picture
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 DIAGNOSTIC_LEVELS = ("ok", "warn", "error", "stale")
@@ -30,36 +29,6 @@ _KEPT_IMAGES = 24
 _KEPT_BYTES = 16_000_000
 _PAIR_NS = 100_000_000
 _BOXES_STALE_S = 2.0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of a camera as it came: compressed bytes, or (H, W, 3) uint8 RGB pixels. Never copied."""
-
-    stamp: int
-    data: bytes | memoryview | NDArray[np.uint8]
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(width, height) of the image; None where its header says none."""
-        if isinstance(self.data, np.ndarray) and self.data.ndim == 3:
-            return self.data.shape[1], self.data.shape[0]
-        try:
-            data: Any = self.data
-            return image_size(memoryview(data).cast("B"))
-        except (BevstackError, ValueError, TypeError):
-            return None
-
-    def frame(self, camera: Camera) -> Frame:
-        """The picture with its camera's calibration."""
-        if isinstance(self.data, np.ndarray) and self.data.ndim == 3:
-            return Frame(camera, self.stamp, image=self.data)
-        encoded = np.ascontiguousarray(self.data).data if isinstance(self.data, np.ndarray) else self.data
-        return Frame(camera, self.stamp, encoded=encoded)
 
 
 @dataclass(frozen=True)
@@ -209,6 +178,8 @@ class PageState:
         self._ended = False
         self._version = 0
         self._listeners: list[Callable[[], None]] = []
+        self.learned = LearnedStreams(self.picture_of, self._changed, clock)
+        """Learned streams, if there are any."""
 
     # -- input -----------------------------------------------------------------------------------------------------------
 
@@ -243,6 +214,12 @@ class PageState:
             state.arrived(now)
             self._ended = False
         self._changed()
+
+    def picture_of(self, name: str, stamp: int) -> Picture | None:
+        """A camera's image of exactly this instant, while it is kept."""
+        with self._lock:
+            state = self._cameras.get(name)
+            return next((p for p in state.pictures if p.stamp == stamp), None) if state is not None else None
 
     def count_picture(self, name: str) -> None:
         """An image has arrived that nobody will see: only its rate is of interest."""
@@ -367,6 +344,7 @@ class PageState:
                 "cameras": [self._camera_json(s, pictures.get(s.name), now) for s in self._in_rig_order()],
             }
             version = self._version
+        data["learned"] = self.learned.json()
         # Geometry is done outside the lock: arrays never change once they are here.
         data["boxes"] = boxes_json(current)
         data["truth"] = boxes_json(truth[1]) if truth is not None and current is not None else []

@@ -4,6 +4,7 @@ import { BirdsEye } from "./bev.js";
 import { Overlay2D } from "./boxes2d.js";
 import { Cameras } from "./cameras.js";
 import { byId, make, ms, setText } from "./dom.js";
+import { Learned } from "./learned.js";
 import { Link } from "./link.js";
 import { Diagnostics, Latency, Logs, Streams } from "./panels.js";
 
@@ -29,6 +30,7 @@ const latency = new Latency(byId("spark"), byId("stages"), byId("latency-figures
 const streams = new Streams(byId("streams"));
 const diagnostics = new Diagnostics(byId("diagnostics"), byId("diagnostics-figures"));
 const logs = new Logs(byId("logs"), byId("log-level"), byId("log-text"));
+const learned = new Learned(byId("learned"), (camera) => link?.send({ type: "learned", camera }));
 const link = new Link(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
 
 // -- what arrives
@@ -40,6 +42,7 @@ link.addEventListener("hello", ({ detail }) => {
   logs.reset();
   buildLegend();
 });
+link.addEventListener("open", () => learned.tell());
 link.addEventListener("lost", () => pill("lost", "connection lost, trying again"));
 link.addEventListener("view", async ({ detail }) => {
   const incoming = detail.view;
@@ -59,6 +62,7 @@ link.addEventListener("view", async ({ detail }) => {
   streams.set(view);
   diagnostics.set(view);
   logs.set(view);
+  learned.set(view, detail.bytes);
   if (drawing) return;
   drawing = true;
   // A hidden page draws nothing, so it asks for nothing.
@@ -75,6 +79,7 @@ function redraw() {
   cameras.draw();
   bev.draw();
   latency.draw();
+  learned.draw();
   head();
   legendCounts();
 }
