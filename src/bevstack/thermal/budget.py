@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,23 +48,35 @@ class Budget:
         power: (C, U) watts per unit.
         busy_ms: (C, U) busy time per item period and unit at full clocks.
         full_rate: (C,) bool.
+        absent: names of ladders whose models do not run now: they stay at their smallest rung, cost and count for nothing.
     """
 
-    def __init__(self, ladders: Sequence[LadderInfo], units: Sequence[str] = ()) -> None:
+    def __init__(
+        self, ladders: Sequence[LadderInfo], units: Sequence[str] = (), *, absent: AbstractSet[str] = frozenset()
+    ) -> None:
         names = [ladder.model for ladder in ladders]
         if not ladders or len(set(names)) != len(names):
             raise GovernorError(f"the governor needs ladders with different names, got {names}")
         self.ladders = tuple(ladders)
         self.units = tuple(dict.fromkeys([*units, *(ladder.unit for ladder in ladders)]))
-        lists = [_efficient(ladder) for ladder in ladders]
+        self.absent = frozenset(absent)
+        lists = [[ladder.smallest] if ladder.model in self.absent else _efficient(ladder) for ladder in ladders]
         while math.prod(len(rungs) for rungs in lists) > _MOST:
             # Thin out the longest ladder from its middle; both ends stay.
             longest = max(lists, key=len)
             del longest[len(longest) // 2]
         combos = [tuple(Choice(rung.name) for rung in combo) for combo in itertools.product(*lists)]
         slow = [tuple(Choice(ladder.smallest.name, rate) for ladder, rate in zip(ladders, rates))
-                for rates in itertools.product(*(ladder.rates for ladder in ladders)) if min(rates) < 1]  # fmt: skip
+                for rates in itertools.product(*(self._rates(ladder) for ladder in ladders)) if min(rates) < 1]  # fmt: skip
         self._build(combos + slow)
+
+    def _rates(self, ladder: LadderInfo) -> tuple[float, ...]:
+        return (1.0,) if ladder.model in self.absent else ladder.rates
+
+    @property
+    def running(self) -> tuple[LadderInfo, ...]:
+        """Ladders whose models run now."""
+        return tuple(ladder for ladder in self.ladders if ladder.model not in self.absent)
 
     def _build(self, combos: list[tuple[Choice, ...]]) -> None:
         utility = [self._utility(combo) for combo in combos]
@@ -83,18 +96,23 @@ class Budget:
         return sum(
             ladder.priority * math.log(ladder.rung(c.rung).quality / ladder.rungs[0].quality * c.rate)
             for ladder, c in zip(self.ladders, combo)
+            if ladder.model not in self.absent
         )
 
     def power_of(self, combo: Sequence[Choice]) -> Floats:
         """(U,) watts."""
         power = np.zeros(len(self.units))
         for ladder, c in zip(self.ladders, combo):
+            if ladder.model in self.absent:
+                continue
             power[self.units.index(ladder.unit)] += ladder.rung(c.rung).power_w * c.rate
         return power
 
     def _busy(self, combo: Sequence[Choice]) -> Floats:
         busy = np.zeros(len(self.units))
         for ladder, c in zip(self.ladders, combo):
+            if ladder.model in self.absent:
+                continue
             busy[self.units.index(ladder.unit)] += ladder.rung(c.rung).latency_ms * c.rate
         return busy
 
@@ -117,6 +135,8 @@ class Budget:
     def lower(self, combo: tuple[Choice, ...], n: int) -> tuple[Choice, ...] | None:
         """One step down for ladder ``n``: the next efficient rung with less power; at the smallest, the next rate."""
         ladder, c = self.ladders[n], combo[n]
+        if ladder.model in self.absent:
+            return None
         power = ladder.rung(c.rung).power_w
         below = [rung for rung in _efficient(ladder) if rung.power_w < power]
         if below:
@@ -127,6 +147,8 @@ class Budget:
     def higher(self, combo: tuple[Choice, ...], n: int) -> tuple[Choice, ...] | None:
         """One step up for ladder ``n``: first back to full rate, then the next efficient rung; None at the top."""
         ladder, c = self.ladders[n], combo[n]
+        if ladder.model in self.absent:
+            return None
         faster = [rate for rate in ladder.rates if rate > c.rate]
         if faster:
             return (*combo[:n], Choice(c.rung, faster[-1]), *combo[n + 1 :])

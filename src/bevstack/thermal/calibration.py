@@ -116,17 +116,18 @@ def excitation(units: int, seconds: float, seed: int = 0) -> Iterator[tuple[floa
         before = cut
 
 
-def low_passed(power: Floats, dt: float, taus: Floats) -> Floats:
-    """Power through the model's low-pass filters, from rest.
+def low_passed(power: Floats, dt: float, taus: Floats, start: Floats | None = None) -> Floats:
+    """Power through the model's low-pass filters.
 
     Args:
         power: (K, U) watts. dt: seconds.
+        start: (U,) watts that had been drawn for long before; None: none.
 
     Returns:
         (K, U, I).
     """
     a = np.exp(-dt / taus)
-    z = np.zeros((power.shape[1], len(taus)))
+    z = np.repeat((np.zeros(power.shape[1]) if start is None else start)[:, None], len(taus), axis=1)
     out = np.empty((*power.shape, len(taus)))
     for k, p in enumerate(power):
         z = a * z + (1 - a) * p[:, None]
@@ -169,14 +170,22 @@ def nnls(gram: Floats, rhs: Floats) -> Floats:
 
 
 def fit(
-    zones: Sequence[str], units: Sequence[str], power: Floats, celsius: Floats, dt: float, *, taus: Sequence[float] = TAUS
+    zones: Sequence[str],
+    units: Sequence[str],
+    power: Floats,
+    celsius: Floats,
+    dt: float,
+    *,
+    taus: Sequence[float] = TAUS,
+    start: Floats | None = None,
 ) -> Calibration:
-    """Fits the Foster form to an open-loop record that starts at rest.
+    """Fits the Foster form to an open-loop record that starts at rest, or after long at the powers ``start``.
 
     Args:
         zones, units: names.
         power: (K, U) watts that our models drew (declared figures will do). celsius: (K, Z), NaN where a sensor was silent.
         dt: seconds between rows.
+        start: (U,) watts before the record.
         taus: candidate time constants; those above half of the record's length are left out.
 
     Raises:
@@ -189,7 +198,7 @@ def fit(
         idle = units[int(np.argmin(power.std(axis=0)))]
         raise GovernorError(f"the power of unit {idle} never changed during the calibration: alternate large and small rungs")
     chosen = np.array([tau for tau in taus if tau <= seconds / 2])
-    z = low_passed(power, dt, chosen).reshape(len(power), -1)
+    z = low_passed(power, dt, chosen, start).reshape(len(power), -1)
     shape = (len(zones), len(units), len(chosen))
     resistance, offset, rms = np.zeros(shape), np.zeros(len(zones)), np.full(len(zones), math.nan)
     for n, name in enumerate(zones):

@@ -14,6 +14,7 @@ class Mode(Enum):
     BLIND = "blind"  # sensors lost, carried by the model with a growing margin
     STALE = "stale"  # sensors lost, no model: going small
     LATENCY = "latency"  # a machine without zones
+    CALIBRATING = "calibrating"  # open loop, to measure the thermal model
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .budget import Budget, Choice
@@ -97,6 +97,25 @@ class Governor(ABC):
     def set_zones(self, zones: Sequence[Zone]) -> None:
         """After zones were found again: trips and units may have changed."""
         self.sensors.set_zones(zones)
+
+    def set_absent(self, models: Collection[str]) -> None:
+        """Models that do not run now (their nodes are not there): they heat nothing, and nothing is decided for them. One that
+        comes back starts at its smallest rung.
+
+        Raises:
+            GovernorError: no such model.
+        """
+        absent = frozenset(models)
+        for model in absent:
+            self._ladder_number(model)
+        if absent == self.budget.absent:
+            return
+        changed = absent ^ self.budget.absent
+        self.budget = Budget(self.budget.ladders, self.budget.units, absent=absent)
+        self.current = tuple(
+            small if ladder.model in changed else c
+            for ladder, small, c in zip(self.budget.ladders, self.budget.smallest, self.current)
+        )
 
     def observe(self, model: str, rung: str, rate: float = 1.0) -> None:
         """What a node really runs, if it differs from what was asked (set by hand, or a swap that did not happen).

@@ -90,8 +90,8 @@ class Stage:
         self.temperatures: list[Any] = []
         self.diagnostics: dict[str, Any] = {}
         self.ears = self.add(Node("ears"))
-        self.ears.create_subscription(GovernorState, "governor/state", self.states.append, 100)
-        self.ears.create_subscription(Temperature, "governor/temperature/z_thermal_cpu_thermal", self.temperatures.append, 100)
+        self.ears.create_subscription(GovernorState, "governor_node/state", self.states.append, 100)
+        self.ears.create_subscription(Temperature, "governor_node/temperature/z_thermal_cpu_thermal", self.temperatures.append, 100)
         self.ears.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 100)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)

@@ -22,9 +22,10 @@ from bevstack.ros import convert
 from bevstack.ros.interfaces import DiagnosticStatus, GovernorState, Temperature
 from bevstack.ros.runtime import Node, QoSProfile, diagnostic_updater
 from bevstack.thermal.calibration import Calibration
+from bevstack.thermal.calibration_run import CalibrationRun
 from bevstack.thermal.check import CheckConfig, ModelCheck, references
 from bevstack.thermal.config import GovernorConfig
-from bevstack.thermal.decision import Decision, PolicyState
+from bevstack.thermal.decision import Decision, Mode, PolicyState
 from bevstack.thermal.evidence import NO_EVIDENCE, Evidence, EvidenceReader
 from bevstack.thermal.ladder_file import GovernedLadder, read_ladders
 from bevstack.thermal.policy import Policy
@@ -40,6 +41,8 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("models", [], "model families to govern; empty: all of the ladders file"),
     Spec("ladders_file", "", "YAML file with ladders (rungs, quality, power, node); empty: the built-in one"),
     Spec("calibration", "", "thermal calibration of this machine (JSON); empty: governing by bands, without forecasts"),
+    Spec("calibrate", "", "calibrate this machine first and write the calibration to this file; takes calibrate_seconds"),
+    Spec("calibrate_seconds", 1500.0, "length of a calibration: 25 minutes are good", low=60.0, high=86400.0),
     Spec("period", 0.5, "seconds between two decisions", low=0.05, high=60.0),
     Spec("ceiling", 95.0, "no zone is to get hotter than this, whatever its trip points say, degC", low=30.0, high=130.0),
     Spec("item_period_ms", 0.0, "combinations that take longer per item are not chosen; 0: unchecked", low=0.0, high=60000.0),
@@ -111,7 +114,7 @@ class GovernorNode(Node):
 
     def __init__(
         self,
-        node_name: str = "governor",
+        node_name: str = "governor_node",
         *,
         ladders: Sequence[GovernedLadder] | None = None,
         config: GovernorConfig | None = None,
@@ -134,8 +137,9 @@ class GovernorNode(Node):
             for g in given
         }
         self.check: ModelCheck | None = None
-        if calibration is not None and p["check_window"]:
-            self.check = ModelCheck(references(calibration, self._power_ranges()), CheckConfig(window=p["check_window"]))
+        self._use_check(calibration)
+        self._run: CalibrationRun | None = None
+        self._calibrated = False
         self._check_line = ""
         self._odd_rungs: set[tuple[str, str]] = set()
         self._failure = ""
@@ -154,9 +158,16 @@ class GovernorNode(Node):
         for model, rung in self.policy.state().rungs.items():
             self.nodes[model].ask(rung, 1.0)  # small first: a hot board must not be loaded before anybody has looked
         self.get_logger().info(self.sensors.zone_set.describe())
-        if calibration is None:
+        if p["calibrate"]:
+            self.get_logger().info(f"calibrating for {p['calibrate_seconds']:g} s once a node answers, into {p['calibrate']}")
+        elif calibration is None:
             self.get_logger().info("no thermal calibration: governing by bands, without forecasts")
         self._timer = self.create_timer(p["period"], self._tick)
+
+    def _use_check(self, calibration: Calibration | None) -> None:
+        if calibration is not None and self._p["check_window"]:
+            config = CheckConfig(window=self._p["check_window"])
+            self.check = ModelCheck(references(calibration, self._power_ranges()), config)
 
     def _trouble_with(self, model: str) -> Callable[[str, str], None]:
         def note(rung: str, reason: str) -> None:
@@ -190,6 +201,7 @@ class GovernorNode(Node):
             self.get_logger().info(f"zones changed: {self.sensors.zone_set.describe()}")
             self._zone_keys = keys
             self.policy.set_zones(zones)
+        self._look_who_is_there()
         for model, node in self.nodes.items():
             node.tend()
             if (rung := node.by_hand()) is not None:
@@ -198,7 +210,10 @@ class GovernorNode(Node):
         latencies = {model: node.latencies() for model, node in self.nodes.items()}
         decisions: list[Decision] = []
         try:
-            decisions = self.policy.step(self._readings, latencies, now, evidence)
+            if self._calibrates(now):
+                decisions = self._calibrate(zones, now)
+            else:
+                decisions = self.policy.step(self._readings, latencies, now, evidence)
             self._failure = ""
         except BevstackError as error:
             # A governor that ends is worse than one that says what it does not understand: nodes keep what they run.
@@ -207,9 +222,58 @@ class GovernorNode(Node):
         for decision in decisions:
             self.get_logger().info(str(decision))
             self.nodes[decision.model].ask(decision.to_rung, decision.to_rate)
-        self._state = self.policy.state()
+        self._state = self._snapshot()
         self._check_model(now)
         self._publish(zones, decisions)
+
+    def _look_who_is_there(self) -> None:
+        """Nodes that are not there are left out of every decision; one that comes back starts at its smallest rung."""
+        absent = {model for model, node in self.nodes.items() if not node.alive}
+        changed = absent ^ self.policy.budget.absent
+        if not changed:
+            return
+        self.policy.set_absent(absent)
+        state = self.policy.state()
+        for model in changed:
+            self.nodes[model].ask(state.rungs[model], state.rates[model])
+
+    def _calibrates(self, now: float) -> bool:
+        """A calibration is asked for and not finished, and somebody is there to be calibrated with."""
+        return bool(self._p["calibrate"]) and not self._calibrated and any(node.alive for node in self.nodes.values())
+
+    def _calibrate(self, zones: Sequence[Zone], now: float) -> list[Decision]:
+        """One period of the calibration; at its end the policy starts anew with what was found."""
+        p, given = self._p, [node.ladder.info for node in self.nodes.values()]
+        try:
+            if self._run is None:
+                self._run = CalibrationRun(
+                    given, zones, self.policy.ceilings.nominal, seconds=p["calibrate_seconds"], period=p["period"],
+                    absent=self.policy.budget.absent,
+                )  # fmt: skip
+            if not self._run.done(now):
+                return self._run.step(self._readings, self._powers(), now)
+            found = self._run.result()
+            found.save(Path(p["calibrate"]))
+        except BevstackError as error:
+            self._calibrated = True
+            self.get_logger().error(f"no calibration: {error}")
+            return []
+        self._calibrated = True
+        rms = ", ".join(f"{zone} {value:.2f}" for zone, value in zip(found.zones, found.rms))
+        self.get_logger().info(f"calibration written to {p['calibrate']}, residuals in degC: {rms}")
+        self.policy = Policy(given, zones, calibration=found, config=self.policy.config)
+        self._use_check(found)
+        for model, rung in self.policy.state().rungs.items():
+            self.nodes[model].ask(rung, 1.0)
+        return []
+
+    def _snapshot(self) -> PolicyState:
+        """What is published: the policy's state, or the calibration's."""
+        state, run = self.policy.state(), self._run
+        if run is None or self._calibrated:
+            return state
+        rungs = {model: choice.rung for model, choice in zip(self.nodes, run.current)}
+        return replace(state, mode=Mode.CALIBRATING, condition="ok", rungs=rungs)
 
     def _check_model(self, now: float) -> None:
         if self.check is None:
