@@ -44,6 +44,7 @@ setup(
             'detect_node = bevstack.ros.nodes.detect_node:main',
             'camera_node = bevstack.ros.nodes.camera_node:main',
             'encoder_node = bevstack.ros.nodes.encoder_node:main',
+            'governor_node = bevstack.ros.nodes.governor_node:main',
             'player = bevstack.ros.nodes.player:main',
             'recorder = bevstack.ros.nodes.recorder:main',
             'viewer = bevstack.viewer.node:main',

@@ -234,6 +234,9 @@ _COMMON = (
     Argument("codec_quality", "", "quality of the streams, 0 to 100; empty: as in params_file"),
     Argument("decode", "false", "publish learned streams as pictures again", _BOOLEAN),
     Argument("decoded_topic_template", "", "base topic of decoded pictures; empty: {camera}/image_decoded"),
+    Argument("governor", "false", "change model sizes by heat, so that nothing is throttled", _BOOLEAN),
+    Argument("governor_ladders", "", "YAML file with ladders for the governor; empty: as in params_file"),
+    Argument("governor_calibration", "", "thermal calibration of this machine; empty: as in params_file"),
     Argument("score_threshold", "", "boxes below this score are not published; empty: as in params_file"),
     Argument("sync", "", "synchroniser: approximate or anchor; empty: as in params_file", ("", "approximate", "anchor")),
     Argument("output_frame", "", "frame of the boxes; empty: base_link"),
@@ -315,6 +318,13 @@ _DECODER = NodeSpec(
     },
     conditions=(_RUNS, When("decode", "true")),
 )
+_GOVERNOR = NodeSpec(
+    "governor_node",
+    "governor_node",
+    "bevstack.ros.nodes.governor_node:GovernorNode",
+    parameters={**_TIME, "ladders_file": Ref("governor_ladders"), "calibration": Ref("governor_calibration")},
+    conditions=(_RUNS, When("governor", "true")),
+)
 _RECORDER = NodeSpec(
     "recorder",
     "recorder",
@@ -367,6 +377,7 @@ BEV = Graph(
         _DETECT,
         _ENCODER,
         _DECODER,
+        _GOVERNOR,
         _VIEWER,
         _RECORDER,
         _RVIZ,
@@ -424,6 +435,7 @@ REPLAY = Graph(
         _DETECT,
         _ENCODER,
         _DECODER,
+        _GOVERNOR,
         _VIEWER,
         _RECORDER,
         _RVIZ,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .nodes import bev_node, camera_node, decoder_node, detect_node, encoder_node, player, recorder
+from .nodes import bev_node, camera_node, decoder_node, detect_node, encoder_node, governor_node, player, recorder
 from .nodes.parameters import Spec
 
 TABLES: Mapping[str, Sequence[Spec]] = {
@@ -18,6 +18,7 @@ TABLES: Mapping[str, Sequence[Spec]] = {
     "detect_node": detect_node.PARAMETERS,
     "encoder_node": encoder_node.PARAMETERS,
     "decoder_node": decoder_node.PARAMETERS,
+    "governor_node": governor_node.PARAMETERS,
     "camera_node": camera_node.PARAMETERS,
     "player": player.PARAMETERS,
     "recorder": recorder.PARAMETERS,
@@ -29,6 +30,7 @@ _LEFT_OUT = {
     "recorder": {"path"},
     "bev_node": {"build_only"},
     "detect_node": {"build_only"},
+    "governor_node": {"calibrate", "sysfs_root"},
 }
 
 
