@@ -45,6 +45,20 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in done.stdout
 
 
+def test_interrupted_while_it_loads() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from bevstack.cli import command\n"
+        "command()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_version() -> None:
     from bevstack import __version__
 

@@ -187,10 +187,5 @@ def _stays(view: bool, stay: bool | None) -> bool:
     return (view and sys.stdin.isatty()) if stay is None else stay
 
 
-def main() -> None:
-    """Entry point of the ``bevstack`` command."""
-    app()
-
-
 if __name__ == "__main__":
-    main()
+    app()
