@@ -17,6 +17,7 @@ import numpy as np
 from bevstack.errors import CheckpointError
 from bevstack.geometry import DETECTION_CLASSES, Matrix
 from bevstack.nn.superblocks import SuperBlockConfig
+from bevstack.nn.widths import scaled, with_width
 
 # Rig order of the released weights and of the simulated drive; where cameras overlap, the order decides.
 CAMERA_ORDER = ("cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right")
@@ -286,11 +287,30 @@ def single_frame(config: FastBEVConfig) -> FastBEVConfig:
     return replace(config, name=f"{config.name}-f1", times=(0.0,))
 
 
+def narrow(config: FastBEVConfig, width: float) -> FastBEVConfig:
+    """``config`` with an image backbone of a share of its channels; ``NAME@WIDTH``.
+
+    The lifted features keep their channels, so that neither the BEV encoder nor cached features know the width.
+
+    Raises:
+        ValueError: a searched backbone; those have one width.
+    """
+    b = config.backbone
+    if not isinstance(b, BackboneConfig):
+        raise ValueError(f"{config.name} has a searched backbone: only residual ones come in several widths")
+    thin = replace(b, stem=tuple(scaled(c, width) for c in b.stem), widths=tuple(scaled(c, width) for c in b.widths))
+    return replace(config, name=with_width(config.name, width), backbone=thin)
+
+
+SLIM = replace(_NANO, name="fastbev-slim")  # all widths in one weights file: bevstack.bev.slim
+SLIM_WIDTHS = (0.5, 0.75, 1.0)
+
 CONFIGS: dict[str, FastBEVConfig] = {
     c.name: c
     for c in (
         replace(_NANO, name="fastbev-micro", image_hw=(128, 352)),
         _NANO,
+        *(narrow(SLIM, width) for width in SLIM_WIDTHS),
         _M0,
         replace(_M0, name="fastbev-m1", image_hw=(320, 880)),
         replace(_M0, name="fastbev-m2", backbone=_R34, encoder=EncoderConfig("m2bev", 256, 224, 4)),

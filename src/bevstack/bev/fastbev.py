@@ -16,6 +16,7 @@ from bevstack.frames import Frame, FrameSet
 from bevstack.frames.decode import decode_frame
 from bevstack.geometry import Boxes3D, Camera
 from bevstack.geometry.overlap import circle_nms, rotated_nms
+from bevstack.nn.widths import split_width
 
 from .config import CAMERA_ORDER, FastBEVConfig, PostConfig, VoxelGrid
 from .conventions import boxes_from_rows
@@ -93,6 +94,24 @@ class FastBEV:
     def reset(self) -> None:
         """Forgets the past, for example after a seek in a bag."""
         self.cache.reset()
+
+    def shares_past(self, other: FastBEV) -> bool:
+        """Whether features that ``other`` has cached mean the same here: another width of the same weights file."""
+        ours, theirs = self.config, other.config
+        return (
+            self.weights_sha256 != ""
+            and self.weights_sha256 == other.weights_sha256
+            and (ours.times, ours.cells, ours.neck_channels) == (theirs.times, theirs.cells, theirs.neck_channels)
+            and self._given_order == other._given_order
+        )
+
+    def take_over(self, other: FastBEV | None) -> None:
+        """Goes on with ``other``'s past, tables and camera slots, which are then common to both (only where ``shares_past``
+        says yes, and from the thread that runs instants); None: with a past of its own, empty."""
+        if other is None:
+            self.cache = TemporalCache(self.config.times)
+        else:
+            self.cache, self._static, self._slots = other.cache, other._static, other._slots
 
     def close(self) -> None:
         """Frees the engines."""
@@ -278,6 +297,7 @@ def _open(
 
         share_cores()
     if isinstance(model, (str, Path)):
+        from .slim import is_slim
         from .weights import find_weights, read_info
 
         path = find_weights(model)
@@ -286,7 +306,8 @@ def _open(
         info = read_info(path)
         if engine == "onnx":
             graphs = _graphs(info.config, info.sha256, split, path)
-            return info.config, onnx_runner(graphs, info.config, threads), info.sha256
+            shared = f"{info.sha256} bev" if is_slim(path) else ""
+            return info.config, onnx_runner(graphs, info.config, threads, shared), info.sha256
         from .weights import load_weights
 
         return info.config, torch_runner(load_weights(path), threads, split), info.sha256
@@ -311,14 +332,19 @@ def _network(model: FastBEVConfig | FastBEVNet) -> FastBEVNet:
 
 
 def _graphs(config: FastBEVConfig, sha256: str, split: bool, weights: Path) -> list[Path | bytes]:
-    """Exported graphs from the cache; exports what is not there. A cache that cannot be written costs only time."""
+    """Exported graphs from the cache; exports what is not there. A cache that cannot be written costs only time.
+
+    All widths of one file have the BEV graph of the largest.
+    """
     from .export import cached_graph_path, export_graph, write_atomically
+    from .weights import read_info
 
     out: list[Path | bytes] = []
     net: FastBEVNet | None = None
     parts: list[Literal["whole", "image", "bev"]] = ["image", "bev"] if split else ["whole"]
     for part in parts:
-        path = cached_graph_path(config, sha256, part, raw=True)
+        owner = read_info(split_width(weights)[0]).config if part == "bev" else config
+        path = cached_graph_path(owner, sha256, part, raw=True)
         if path.is_file():
             out.append(path)
             continue

@@ -4,6 +4,9 @@ Features of one rung mean nothing to another (other weights, other sizes), so th
 Instead the new rung looks at the last instants itself, in the background, before its first frame: its cache then holds what it
 would have held had it run all along, up to the images' resolution. What it could not see in time is missing there and the
 current instant is repeated, as after a start; nothing is made up.
+
+Widths of one weights file (``bevstack.bev.slim``) are the exception: their features mean the same, so the cache goes from one
+to the next as it is, complete, and nobody looks at an instant twice.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from bevstack.engine import HotSwap, SwapEvent
 from bevstack.errors import CheckpointError, EngineError
 from bevstack.frames import Frame, FrameSet
 from bevstack.geometry import Boxes3D, Camera
+from bevstack.nn.widths import split_width
 
 from .config import CONFIGS, FastBEVConfig
 
@@ -30,23 +34,26 @@ _PATIENCE = 3.0  # seconds after which a rung stops catching up with frames that
 
 
 def family(name: str) -> tuple[str, ...]:
-    """Names of all rungs that are of one family with rung ``name``, smallest first: same neck, image filter and classes."""
+    """Names of all rungs that are of one family with rung ``name``, smallest first: same neck, image filter and classes, and
+    widths of the same network or no widths at all."""
     kind = _kind(CONFIGS[name])
     return tuple(other for other, config in CONFIGS.items() if _kind(config) == kind)
 
 
 def _kind(config: FastBEVConfig) -> tuple[object, ...]:
-    return config.neck, config.resize_filter, config.classes
+    base, width = split_width(config.name)
+    return config.neck, config.resize_filter, config.classes, base if width is not None else ""
 
 
 def available(model: str) -> dict[str, str]:
     """The rungs of ``model``'s family that can be loaded here, smallest first: rung name to what loads it.
 
-    ``model``: name of bundled weights, ``random:`` and a name, or the path of a file (a ladder of one).
+    ``model``: name of bundled weights, ``random:`` and a name, or the path of a file: a ladder of one, or of the widths in it.
 
     Raises:
         CheckpointError: ``model`` itself is not there.
     """
+    from .slim import is_slim, rungs_of
     from .weights import find_weights, read_info
 
     if model.startswith(RANDOM):
@@ -55,6 +62,9 @@ def available(model: str) -> dict[str, str]:
             raise CheckpointError(f"model {model!r}: there is no {name!r}, only {', '.join(CONFIGS)}")
         return {other: RANDOM + other for other in family(name)}
     path = find_weights(model)
+    if path.suffix != ".onnx" and is_slim(path):
+        read_info(path)  # a width that is not there
+        return rungs_of(path)
     if model not in CONFIGS:
         return {read_info(path).config.name if path.suffix == ".safetensors" else path.stem: model}
     found = {}
@@ -65,6 +75,15 @@ def available(model: str) -> dict[str, str]:
             continue
         found[other] = other
     return found
+
+
+def first_rung(model: str, rungs: Iterable[str]) -> str:
+    """The rung of ``available(model)`` that ``model`` itself stands for; of a file of several widths the largest."""
+    names, own = list(rungs), model.removeprefix(RANDOM)
+    width = split_width(own)[1]
+    if own in names:
+        return own
+    return next((name for name in names if width is not None and split_width(name)[1] == width), names[-1])
 
 
 class FastBEVLadder:
@@ -99,6 +118,8 @@ class FastBEVLadder:
         """Past instants that the newest rung had looked at before its first frame."""
         self._swap = HotSwap(load, rungs, rung, warm_up=self._warm_up, resident=resident, on_event=on_event)
         self._last = self._swap.active
+        if self._last.weights_sha256 and len({split_width(name)[0] for name in rungs}) == 1:
+            self._window = 0  # widths of one file hand the cache on: no instant has to be kept for a rung to come
 
     @property
     def swap(self) -> HotSwap[FastBEV]:
@@ -135,7 +156,11 @@ class FastBEVLadder:
 
     def __call__(self, frame_set: FrameSet) -> Boxes3D:
         """See ``FastBEV``. A rung that fails in its first instants is taken back, and the one before runs the same instant."""
-        self._last = self._swap.current()
+        model = self._swap.current()
+        if model is not self._last and model.shares_past(self._last):
+            model.take_over(self._last)
+            self.carried = len(model.cache)
+        self._last = model
         try:
             boxes = self._last(frame_set)
         except EngineError as error:
@@ -155,9 +180,12 @@ class FastBEVLadder:
 
     def _warm_up(self, model: FastBEV, rung: str) -> None:
         """On the ladder's thread: first runs, then the last instants, oldest first, those that came meanwhile as well."""
-        model.reset()
+        model.take_over(None)  # not reset: a resident rung may still hold the cache that frames are using
         model.warm_up()
         self.carried, done = 0, -1
+        if model.shares_past(self._swap.active):
+            self.carried = len(self._swap.active.cache)
+            return
         until = time.monotonic() + _PATIENCE
         while waiting := [f for f in self._recent if f.stamp > done]:
             started = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -113,15 +114,22 @@ def torch_runner(net: FastBEVNet, threads: int, split: bool) -> Runner:
     return SplitRunner(image, TorchEngine(BevGraph(folded), ["volume"], WHOLE_OUTPUTS[:3], threads), config, threads)
 
 
-def onnx_runner(graphs: Sequence[Path | bytes], config: FastBEVConfig, threads: int) -> Runner:
+def onnx_runner(graphs: Sequence[Path | bytes], config: FastBEVConfig, threads: int, shared: str = "") -> Runner:
     """ONNX Runtime on one whole graph, or on an image and a BEV graph.
+
+    Args:
+        shared: name of weights of several widths: runners of one name have the BEV graph, which is the same, in common.
 
     Raises:
         EngineError: a graph that cannot be loaded.
     """
     from bevstack.engine.onnx import OnnxEngine
+    from bevstack.engine.shared import SharedEngine
 
-    engines = [OnnxEngine(g, threads) for g in graphs]
+    engines: list[Engine] = [OnnxEngine(graphs[0], threads)]
+    for graph in graphs[1:]:
+        make = partial(OnnxEngine, graph, threads)
+        engines.append(SharedEngine((shared, threads), make) if shared else make())
     if len(engines) == 1:
         return WholeRunner(engines[0], config)
     if len(engines) != 2:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bevstack.errors import CheckpointError
+from bevstack.nn.widths import split_width, weights_in
 
-from .config import CONFIGS, FastBEVConfig
+from .config import CONFIGS, FastBEVConfig, narrow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,17 +48,20 @@ def weights_dirs() -> list[Path]:
 def find_weights(name: str | Path) -> Path:
     """Path of a rung's weights: a path that exists is returned as it is, a name is looked up in ``weights_dirs()``.
 
+    ``fastbev-slim@0.5`` becomes the path of the file of all widths with ``@0.5`` behind it, which is what ``read_info`` and
+    ``load_weights`` take.
+
     Raises:
         CheckpointError: nothing found.
     """
-    path = Path(name)
+    path = Path(split_width(name)[0])
     if path.suffix in (".safetensors", ".onnx"):
         if path.is_file():
-            return path
+            return Path(name)
         raise CheckpointError(f"weights {path} do not exist: give a file or one of {sorted(CONFIGS)}")
     for folder in weights_dirs():
-        candidate = folder / f"{name}.safetensors"
-        if candidate.is_file():
+        candidate = weights_in(folder, str(name))
+        if candidate is not None:
             return candidate
     hint = "train it, or import an official checkpoint: bevstack weights import FILE --model " + str(name)
     if str(name) not in CONFIGS:
@@ -127,9 +131,20 @@ def save_weights(
 def read_info(path: str | Path) -> WeightsInfo:
     """Config, hash and card of a weights file, without torch and without reading the tensors.
 
+    Of a file of several widths (``bevstack.bev.slim``): those of the width named behind it (``@0.5``), else of the largest. The
+    hash is the whole file's, the same for all widths.
+
     Raises:
-        CheckpointError: missing, damaged, or not one of our files.
+        CheckpointError: missing, damaged, not one of our files, or without that width.
     """
+    from . import slim
+
+    base, width = split_width(path)
+    if slim.is_slim(base):
+        several = slim.read_slim_info(base)
+        return WeightsInfo(narrow(several.config, several.width(width, base)), several.sha256, several.card)
+    if width is not None:
+        raise CheckpointError(f"{base} holds one width: use it without @{width}")
     file = Path(path)
     try:
         with file.open("rb") as stream:
@@ -153,11 +168,15 @@ def read_info(path: str | Path) -> WeightsInfo:
 
 
 def load_weights(path: str | Path) -> FastBEVNet:
-    """The network of a weights file, float32, eval mode.
+    """The network of a weights file, float32, eval mode; of one of several widths: the ordinary network of that width.
 
     Raises:
         CheckpointError: missing or damaged file, a hash that does not match, or tensors that do not fit the config inside.
     """
+    from . import slim
+
+    if slim.is_slim(path):
+        return slim.load_width(path)
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bevstack.errors import CheckpointError
 
+from .widths import split_width, weights_in
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,21 +43,23 @@ def weights_dirs() -> list[Path]:
 def find_file(name: str | Path, known: Iterable[str], remedy: str) -> Path:
     """Path of a rung's weights: an existing .safetensors or .onnx path as it is, a name looked up in ``weights_dirs()``.
 
+    A rung of a file of several widths comes back as the path of that file with ``@WIDTH`` behind it.
+
     Args:
         known: names of the family's rungs. ``remedy``: what to do about a known rung without weights.
 
     Raises:
         CheckpointError: nothing found.
     """
-    path = Path(name)
+    path = Path(split_width(name)[0])
     rungs = sorted(known)
     if path.suffix in (".safetensors", ".onnx"):
         if path.is_file():
-            return path
+            return Path(name)
         raise CheckpointError(f"weights {path} do not exist: give a file or one of {', '.join(rungs)}")
     for folder in weights_dirs():
-        candidate = folder / f"{name}.safetensors"
-        if candidate.is_file():
+        candidate = weights_in(folder, str(name))
+        if candidate is not None:
             return candidate
     hint = remedy if str(name) in rungs else f"known rungs are {', '.join(rungs)}"
     raise CheckpointError(f"no weights for {str(name)!r} in {', '.join(map(str, weights_dirs()))}: {hint}")
@@ -133,12 +137,12 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def format_of(path: str | Path) -> str:
-    """Name and version of a weights file's format, "" if it names none.
+    """Name and version of a weights file's format, "" if it names none. A width behind the path (``@0.5``) does not matter.
 
     Raises:
         CheckpointError: missing or damaged.
     """
-    return _metadata(Path(path)).get("format", "")
+    return _metadata(Path(split_width(path)[0])).get("format", "")
 
 
 def read_header(path: str | Path, kind: str, remedy: str) -> WeightsHeader:

@@ -159,11 +159,10 @@ def load_ladder(
     Raises:
         BevstackError: as ``load_model``; or there is no such rung.
     """
-    from bevstack.bev.ladder import RANDOM, FastBEVLadder, available
+    from bevstack.bev.ladder import FastBEVLadder, available, first_rung
 
     sources = available(model)
-    own = model.removeprefix(RANDOM)
-    first = rung or (own if own in sources else next(iter(sources)))
+    first = rung or first_rung(model, sources)
 
     def load(name: str) -> FastBEV:
         made = load_model(sources[name], engine, cameras)
