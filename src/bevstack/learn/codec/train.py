@@ -27,6 +27,7 @@ from bevstack.nn.seed import seed_everything
 
 from .crops import CropStream, find_images, read_rgb, split
 from .initial import channel_worth, principal_start
+from .soap import Soap
 from .validate import Validation
 
 CELL = STRIDE * HYPER_STRIDE
@@ -48,6 +49,7 @@ class CodecTrainOptions:
         regions: share of steps with a random rate plane instead of one rate per image.
         hold_out: every n-th image validates.
         init: weights file to start from.
+        optimizer: "soap" or "adam".
         latent_steps: first steps that leave the transforms at their principal axes and train only gains and entropy model, with
             the error measured on the latent: less than half the cost of a whole step. They use ``latent_batch`` crops. Give 0
             with ``init``, unless its transforms are still at their principal axes.
@@ -63,6 +65,7 @@ class CodecTrainOptions:
     batch: int = 8
     crop: int = 256
     scales: tuple[float, ...] = (1.0, 0.7, 0.5)
+    optimizer: Literal["soap", "adam"] = "soap"
     learning_rate: float = 1e-3
     flat: float = 0.3
     latent_steps: int = 3000
@@ -139,7 +142,12 @@ class Trainer:
             sample = np.concatenate([crops(10_000_000 + i) for i in range(12)])
             principal_start(self.net, torch.from_numpy(sample).permute(0, 3, 1, 2).float())
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(parameter_groups(self.net, options.learning_rate), betas=options.betas, eps=1e-9)
+        groups = parameter_groups(self.net, options.learning_rate)
+        self.optimizer: torch.optim.Optimizer = (
+            Soap(groups, options.learning_rate)
+            if options.optimizer == "soap"
+            else torch.optim.Adam(groups, betas=options.betas, eps=1e-9)
+        )
         self.average = AveragedWeights(self.net, options.ema)
         self.progress = Progress()
         self.worth = channel_worth(self.net)[:, None, None]
