@@ -186,7 +186,9 @@ def _network(model: GiraffeDetConfig | GiraffeDetNet) -> GiraffeDetNet:
 
 def _graph(config: GiraffeDetConfig, sha256: str, canvas: tuple[int, int], weights: Path) -> Path | bytes:
     """The exported graph from the cache; exports what is not there. A cache that cannot be written costs only time."""
-    from .export import cached_graph_path, export_graph, write_atomically
+    from bevstack.engine.files import write_atomically
+
+    from .export import cached_graph_path, export_graph
 
     path = cached_graph_path(config, sha256, canvas)
     if path.is_file():

@@ -258,6 +258,7 @@ class GFLHead(nn.Module):
         for conv in self.reg_convs:
             reg = conv(reg)
         logits: Tensor = self.scales[index](self.gfl_reg(reg))
+        classes: Tensor = self.gfl_cls(cls)
         with _full_precision(logits):
             logits = logits.float()
             n, _, h, w = logits.shape
@@ -265,7 +266,7 @@ class GFLHead(nn.Module):
             top = prob.topk(self.top, 2).values
             shape = torch.cat([top, top.mean(2, keepdim=True)], 2)
             quality = self.reg_conf(shape.reshape(n, 4 * (self.top + 1), h, w))
-            scores = self.gfl_cls(cls).float().sigmoid() * quality
+            scores = classes.float().sigmoid() * quality
         return scores, logits, prob
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -126,8 +126,8 @@ class Boxes2D:
     def __getitem__(self, index: ArrayLike | slice) -> Boxes2D:
         """Boxes chosen by a mask, an index array or a slice."""
         selection = index if isinstance(index, slice) else np.asarray(index)
-        parts = {name: np.atleast_1d(getattr(self, name)[selection]) for name in ("score", "label")}
-        return replace(self, xyxy=np.atleast_2d(self.xyxy[selection]), **parts)
+        score, label = np.atleast_1d(self.score[selection]), np.atleast_1d(self.label[selection])
+        return replace(self, xyxy=np.atleast_2d(self.xyxy[selection]), score=score, label=label)
 
     def names(self) -> list[str]:
         """Class name of each box."""

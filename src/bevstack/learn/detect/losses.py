@@ -93,6 +93,7 @@ class GFLLoss:
         bins, reg_max = self.config.head.reg_max + 1, self.config.head.reg_max
         probability = torch.cat([s.float().flatten(2) for s in scores], 2).transpose(1, 2)  # (N, A, K)
         sides = torch.cat([r.float().flatten(2) for r in logits], 2).transpose(1, 2)  # (N, A, 4 * bins)
+        probability, sides = probability.contiguous(), sides.contiguous()
         quality = torch.zeros_like(probability)
         weight = torch.ones_like(probability)
         rows, truths, labels = [], [], []
@@ -107,21 +108,22 @@ class GFLLoss:
             labels.append(t.labels[found.box[cell]])
         row, truth, label = torch.cat(rows), torch.cat(truths), torch.cat(labels)
         flat = probability.reshape(-1, probability.shape[2])
-        side = sides.reshape(-1, 4, bins)[row]
+        side = sides.view(-1, 4, bins)[row]
         cell = row % len(self.centres)
         stride = self.strides[cell][:, None]
         centre, truth = self.centres[cell] / stride, truth / stride
         distance = side.softmax(2) @ self.project
         box = torch.cat([centre - distance[:, :2], centre + distance[:, 2:]], 1)
         generalised, iou = giou(box, truth)
-        quality.reshape(-1, flat.shape[1])[row, label] = iou.detach().clamp(0.0, 1.0)
-        weight.reshape(-1, flat.shape[1])[row, label] = 1.0
+        quality.view(-1, flat.shape[1])[row, label] = iou.detach().clamp(0.0, 1.0)
+        weight.view(-1, flat.shape[1])[row, label] = 1.0
         share = flat.detach()[row].amax(1) if len(row) else flat.new_zeros(0)
         totals = torch.stack([flat.new_tensor(float(len(row))), share.sum()])
         if mean is not None:
             totals = mean(totals)
-        # The released normalisers have no lower bound: a batch without boxes would divide by zero.
-        positives, importance = totals[0].clamp(min=1.0), totals[1].clamp(min=1.0)
+        # The released normalisers have no lower bound: a batch without boxes would divide by zero. The weights keep theirs near
+        # zero: with a bound of 1, boxes learn next to nothing as long as all scores of a small batch are low.
+        positives, importance = totals[0].clamp(min=1.0), totals[1].clamp(min=_EPS)
         target = torch.cat([centre - truth[:, :2], truth[:, 2:] - centre], 1).clamp(0.0, reg_max - 0.1)
         dfl = distribution_focal(side.reshape(-1, bins), target.reshape(-1)).reshape(-1, 4).mean(1)
         return Losses(

@@ -27,7 +27,7 @@ def true_boxes(drive: SimulatedDrive, t: float, camera: Camera) -> Labels:
     has a box of its visible half. Objects of which too little is seen (``MIN_PIXELS``, ``MIN_SIDE``, ``MIN_SHARE``,
     ``MIN_VISIBLE``), or that are beyond the range in which the 3D truth is given, are marked ``ignore``.
     """
-    mask = drive.object_mask(t, camera)
+    mask: NDArray[np.int32] = drive.object_mask(t, camera)
     truth, _ = drive.truth_with_visibility(t)
     labelled = dict(zip(truth.id.tolist(), truth.label.tolist()))
     whole = dict(zip(truth.id.tolist(), _whole_areas(truth, camera)))
@@ -54,7 +54,7 @@ def _whole_areas(truth: Boxes3D, camera: Camera) -> list[float]:
     """Pixels of the projected 3D boxes inside the image, as if nothing stood before them; 0 if partly behind the camera."""
     pixels, depth = camera.project(truth.corners().reshape(-1, 3))
     corners = np.clip(pixels, 0.0, [camera.width, camera.height]).reshape(-1, 8, 2)
-    ahead = (depth > 0.1).reshape(-1, 8).all(1)
+    ahead = np.asarray((depth > 0.1).reshape(-1, 8).all(1)).tolist()
     return [float(np.prod(c.max(0) - c.min(0))) if a else 0.0 for c, a in zip(corners, ahead)]
 
 

@@ -207,7 +207,7 @@ class Trainer:
         self._wrapped: nn.Module = net
         if self.processes.world > 1:
             if device.type == "cuda":
-                net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+                net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
             self._wrapped = nn.parallel.DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
         self.net: GiraffeDetNet = net
         self.norms = [m for m in net.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
