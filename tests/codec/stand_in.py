@@ -23,6 +23,7 @@ class StandIn:
     def __init__(self) -> None:
         self.config = SimpleNamespace(name="stand-in")
         self.calls: list[dict[str, Any]] = []
+        self.regions: list[NDArray[Any] | None] = []
         self.failure: str = ""
         self.closed = False
 
@@ -40,6 +41,7 @@ class StandIn:
         if self.failure:
             raise EngineError(self.failure)
         self.calls.append({"quality": quality, "max_bytes": max_bytes, "tile": tile, "capture": capture})
+        self.regions.append(roi)
         step = 128 - int(1.26 * (50.0 if quality is None else quality))
         coarse = (rgb // step * step + step // 2).clip(0, 255).astype(np.uint8)
         buffer = io.BytesIO()

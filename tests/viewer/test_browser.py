@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bevstack.geometry import Boxes3D, Camera
+from bevstack.viewer.learned import StreamStatus
 from bevstack.viewer.received import Picture
 from bevstack.viewer.server import PageServer
 from bevstack.viewer.state import Diagnostic, LogLine, PageState, Status
@@ -295,3 +299,60 @@ def test_everything_can_be_reached_with_the_tab_key(page: Any) -> None:
         "log-level",
         "log-text",
     } <= reached
+
+
+def test_learned_streams_show_pictures_and_figures(page: Any, drive: Drive, server: PageServer, tmp_path: Path) -> None:
+    assert page.locator("#learned").is_hidden(), "no streams, no panel"
+
+    def code(count: int) -> None:
+        stamp = drive.count * 100_000_000
+        for name in ("cam_front", "cam_back"):
+            stages = (("analysis", 40.0), ("total", 61.0))
+            status = StreamStatus(name, "encode", stamp, "codec-nano", "onnx", 320, 180, 1440, 0.2, 21.0, stages=stages)
+            drive.state.learned.set_status(replace(status, frames_in=count + 2, frames_out=count, frames_dropped=2))
+            if name in server.learned_cameras():
+                drive.state.learned.add_decoded(name, Picture(stamp, np.full((180, 320, 3), 94, np.uint8)))
+
+    def grey(kind: str) -> int:
+        return int(
+            page.evaluate(
+                """(kind) => {
+                    const image = document.querySelector(`#learned img[alt^="${kind} of"]`);
+                    if (!image || !image.complete || !image.naturalWidth) return -1;
+                    const canvas = document.createElement("canvas");
+                    canvas.width = canvas.height = 1;
+                    const context = canvas.getContext("2d");
+                    context.drawImage(image, 0, 0, 1, 1);
+                    return context.getImageData(0, 0, 1, 1).data[0];
+                }""",
+                kind,
+            )
+        )
+
+    def shown() -> bool:
+        code(drive.count)
+        return grey("decoded") >= 0
+
+    until(page, shown)
+    assert [round(grey(kind) / 4) for kind in ("original", "decoded", "difference")] == [22, 24, 8]  # 90, 94, 8 x 4
+    facts = dict(zip(page.locator("#learned dt").all_inner_texts(), page.locator("#learned dd").all_inner_texts()))
+    assert (facts["bits per pixel"], facts["bytes"], facts["picture"]) == ("0.200", "1,440", "320 × 180")
+    assert facts["PSNR"] == "36.09 dB"  # 20 log10(255 / 4)
+    assert facts["encode"] == "61.0 ms"
+    assert facts["dropped"].startswith("2 of ")
+    assert page.locator("#learned select option").all_inner_texts() == ["cam_front", "cam_back"]
+    page.locator("#learned select").select_option("cam_back")
+    until(page, lambda: server.learned_cameras() == {"cam_back"})
+    page.locator("#learned button").click()
+    until(page, lambda: server.learned_cameras() == set())
+    assert page.locator(".learned-pictures").is_hidden()
+    page.locator("#learned button").click()
+    until(page, lambda: server.learned_cameras() == {"cam_back"})
+    lost = StreamStatus("cam_back", "encode", drive.count * 100_000_000, frames_in=9, frames_dropped=3, reason="out of memory")
+    drive.state.learned.set_status(lost)
+    until(page, lambda: page.locator(".learned-reason").inner_text() == "out of memory")
+    assert "1,440" in page.locator(".learned-facts").inner_text(), "a lost frame does not wipe what the last one had"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    boxes = [page.locator(f".{name}").bounding_box() for name in ("cameras", "logs", "learned")]
+    for above, below in itertools.pairwise(boxes):
+        assert above["y"] + above["height"] <= below["y"] + 1, "panels do not overlap"

@@ -232,6 +232,11 @@ _COMMON = (
     Argument("encode", "false", "publish the cameras as learned streams, {camera}/image_raw/vtc1", _BOOLEAN),
     Argument("codec", "", "codec of the streams: bundled or path of a weights file; empty: as in params_file"),
     Argument("codec_quality", "", "quality of the streams, 0 to 100; empty: as in params_file"),
+    Argument(
+        "codec_regions",
+        "",
+        "boxes that the streams give more bits to, as detect_node/{camera}/detections_2d; empty: as in params_file",
+    ),
     Argument("decode", "false", "publish learned streams as pictures again", _BOOLEAN),
     Argument("decoded_topic_template", "", "base topic of decoded pictures; empty: {camera}/image_decoded"),
     Argument("governor", "false", "change model sizes by heat, so that nothing is throttled", _BOOLEAN),
@@ -304,6 +309,7 @@ _ENCODER = NodeSpec(
         "image_transport": Ref("image_transport"),
         "model": Ref("codec"),
         "quality": Ref("codec_quality", "float"),
+        "regions_topic_template": Ref("codec_regions"),
     },
     conditions=(_RUNS, When("encode", "true")),
 )

@@ -50,6 +50,7 @@ from bevstack.ros.runtime import (
     tf2,
 )
 
+from .heat_topics import HEAT_PARAMETERS, HeatTopics
 from .learned_topics import LEARNED_PARAMETERS, LearnedTopics
 from .received import Picture
 from .server import PageServer
@@ -74,6 +75,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("port", 8080, "port of the page; 0 takes any free one", low=0, high=65535),
     *OBSERVER_PARAMETERS,
     *LEARNED_PARAMETERS,
+    *HEAT_PARAMETERS,
 )
 
 _LOG_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
@@ -264,6 +266,7 @@ class ViewerNode(ObserverNode):
         except BevstackError:
             super().destroy_node()
             raise
+        self._heat = HeatTopics(self, self.state.heat, self._p)
         self._learned = LearnedTopics(self, self.state.learned, self._p)
         self.create_timer(0.25, lambda: self._learned.show(self.server.learned_cameras()))
         self.get_logger().info(f"page: {self.server.url}")

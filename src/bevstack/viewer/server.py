@@ -294,7 +294,7 @@ class PageServer:
 
     def _message(self, client: _Client) -> tuple[int, bytes]:
         """(version, message) of the newest view, with only those pictures and lines that this browser does not have."""
-        view = self.state.view(logs_after=client.logs, history_after=client.history)
+        view = self.state.view(logs_after=client.logs, history_after=client.history, heat_after=client.heat)
         blobs: list[bytes] = []
         at = 0
         for camera in view.data["cameras"]:
@@ -322,6 +322,7 @@ class PageServer:
                 at += len(data)
             view.data["learned_pictures"] = places
         client.logs, client.history = view.data["log_count"], view.data["history_count"]
+        client.heat = view.data["heat"]["count"] if view.data["heat"] else 0
         head = json.dumps({"type": "view", "seq": client.sent + 1, **view.data}, separators=(",", ":")).encode()
         return view.version, b"".join([struct.pack("<I", len(head)), head, *blobs])
 
@@ -337,6 +338,7 @@ class _Client:
         self.acknowledged = 0
         self.logs = 0
         self.history = 0
+        self.heat = 0
         self.pictures: dict[str, int] = {}
         self.learned = ""
         self.learned_stamp: int | None = None

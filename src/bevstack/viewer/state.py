@@ -17,6 +17,7 @@ from bevstack.geometry.overlay import Outline, box_outlines
 from bevstack.geometry.palette import CLASS_COLOURS, class_name
 
 from .boxes2d import Recent2D, boxes2d_json
+from .heat import Heat
 from .layout import looks_back, optical_yaw, rig_rows
 from .learned import LearnedStreams
 from .received import Picture
@@ -180,6 +181,8 @@ class PageState:
         self._listeners: list[Callable[[], None]] = []
         self.learned = LearnedStreams(self.picture_of, self._changed, clock)
         """Learned streams, if there are any."""
+        self.heat = Heat(self._changed, clock)
+        """What the governor tells, if there is one."""
 
     # -- input -----------------------------------------------------------------------------------------------------------
 
@@ -299,11 +302,12 @@ class PageState:
         """Grows with every change."""
         return self._version
 
-    def view(self, *, logs_after: int = 0, history_after: int = 0) -> View:
+    def view(self, *, logs_after: int = 0, history_after: int = 0, heat_after: int = 0) -> View:
         """One consistent view.
 
         Args:
             logs_after, history_after: an earlier view's ``log_count`` and ``history_count``: only what is newer comes.
+            heat_after: as these, of ``heat.count``.
         """
         now = self._clock()
         with self._lock:
@@ -345,6 +349,7 @@ class PageState:
             }
             version = self._version
         data["learned"] = self.learned.json()
+        data["heat"] = self.heat.json(heat_after)
         # Geometry is done outside the lock: arrays never change once they are here.
         data["boxes"] = boxes_json(current)
         data["truth"] = boxes_json(truth[1]) if truth is not None and current is not None else []

@@ -16,11 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "codec"))
 from stand_in import StandIn
 
 from bevstack.codec import bitstream, picture
+from bevstack.geometry import Boxes2D
 from bevstack.ros import convert
-from bevstack.ros.interfaces import CodecStatus, CompressedImage, DiagnosticStatus, Image
+from bevstack.ros.convert2d import detections_from_boxes2d
+from bevstack.ros.interfaces import CodecStatus, CompressedImage, Detection2DArray, DiagnosticStatus, Image
 from bevstack.ros.nodes import decoder_node, encoder_node
 from bevstack.ros.nodes.decoder_node import DecoderNode
 from bevstack.ros.nodes.encoder_node import EncoderNode
+from bevstack.ros.nodes.regions import region_weights
 from bevstack.ros.nodes.worker import NewestOfEach
 from bevstack.ros.runtime import Parameter, TransitionCallbackReturn
 
@@ -172,6 +175,66 @@ def test_max_rate_leaves_frames_out_evenly(ros: None) -> None:
         assert len(kept) > len(first), "a source that begins again is not waited for"
     finally:
         node.destroy_node()
+
+
+def test_model_rate_codes_an_even_share(ros: None) -> None:
+    node = EncoderNode(codec=StandIn(), parameter_overrides=overrides(model__rate=0.4))
+    try:
+        message = convert.compressed_from_bytes(b"", 0, "x")
+        taken = [k for k in range(50) if node.wanted("left", message)]
+        assert taken[0] == 0, "the first frame is not waited for"
+        assert len(taken) == 20
+        assert set(np.diff(taken)) == {2, 3}
+        assert node.set_parameters([Parameter("model.rate", value=1.0)])[0].successful
+        assert all(node.wanted("left", message) for _ in range(5))
+        assert not node.set_parameters([Parameter("model.rate", value=0.0)])[0].successful
+    finally:
+        node.destroy_node()
+
+
+def boxes_of(*rows: tuple[float, float, float, float], score: float = 0.9) -> Boxes2D:
+    return Boxes2D(np.array(rows, np.float32), np.full(len(rows), score, np.float32), np.zeros(len(rows), np.int64))
+
+
+def test_region_weights() -> None:
+    weights = region_weights(boxes_of((10.0, 5.0, 20.0, 9.0)), (36, 64), 8.0, 0.5, margin=0.5)
+    assert weights is not None
+    assert weights.shape == (36, 64)
+    assert set(np.unique(weights)) == {0.5, 8.0}
+    rows, columns = np.nonzero(weights == 8.0)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 10, 5, 24)
+    assert region_weights(boxes_of((-50.0, -50.0, -1.0, -1.0)), (36, 64), 8.0, 0.5) is None, "outside of the picture"
+    assert region_weights(boxes_of((1.0, 1.0, 9.0, 9.0), score=0.2), (36, 64), 8.0, 1.0, min_score=0.3) is None
+    assert region_weights(Boxes2D.empty(), (36, 64), 8.0, 0.5) is None, "no boxes: the picture as usual"
+
+
+def test_boxes_make_regions_of_interest(bench: Bench) -> None:
+    codec = StandIn()
+    said = Ears(bench, "encoder_node")
+    values = {"regions_topic_template": "detect_node/{camera}/detections_2d", "regions__margin": 0.0}
+    node = start(bench, encoder(codec, **values))
+
+    def detect(name: str, k: int) -> None:
+        message = detections_from_boxes2d(boxes_of((8.0, 8.0, 24.0, 16.0)), k * PERIOD, "x")
+        bench.publisher(Detection2DArray, f"detect_node/{name}/detections_2d").publish(message)
+        until(lambda: node._regions.of(name, k * PERIOD, 0.0) is not None, "the boxes have come")
+
+    def coded(name: str, k: int) -> Any:
+        count = len(said.statuses)
+        send(bench, name, k)
+        until(lambda: len(said.statuses) == count + 1, "a frame")
+        return codec.regions[-1]
+
+    assert coded("left", 1) is None, "no boxes yet"
+    detect("left", 1)
+    weights = coded("left", 2)
+    assert weights.shape == (36, 64)
+    assert (weights == 8.0).sum() == 16 * 8
+    assert (weights == 1.0).sum() == 36 * 64 - 16 * 8
+    assert coded("right", 2) is None, "boxes of one camera are not those of another"
+    assert node.set_parameters([Parameter("regions.inside", value=4.0)])[0].successful
+    assert coded("left", 3).max() == 4.0
+    assert coded("left", 30) is None, "boxes that are too old"
 
 
 def test_what_cannot_be_configured_is_said(bench: Bench) -> None:

@@ -1,13 +1,15 @@
 """Images in, learned streams out: ``sensor_msgs/CompressedImage`` with format ``rgb8; vtc1 compressed``.
 
-Subscribes per camera ``<image topic>[/compressed]``; publishes ``<image topic>/vtc1`` (parameter), ``~/status`` after every
-frame and ``/diagnostics``. One worker serves all cameras in turn; a frame that a newer one overtakes is dropped and counted.
+Subscribes per camera ``<image topic>[/compressed]`` and, where regions of interest are asked for, its boxes; publishes
+``<image topic>/vtc1`` (parameter), ``~/status`` after every frame and ``/diagnostics``. One worker serves all cameras in turn;
+a frame that a newer one overtakes is dropped and counted.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,12 +20,14 @@ from bevstack.engine import HotSwap, SwapEvent
 from bevstack.errors import BevstackError
 from bevstack.frames.decode import decode
 from bevstack.ros import convert
-from bevstack.ros.interfaces import CompressedImage, Image, Message
-from bevstack.ros.runtime import Parameter, SetParametersResult
+from bevstack.ros.convert2d import boxes2d_from_detections
+from bevstack.ros.interfaces import CompressedImage, Detection2DArray, Image, Message
+from bevstack.ros.runtime import Parameter, QoSProfile, SetParametersResult
 
 from .bev_node import NUSCENES_CAMERAS
 from .main import run_node
 from .parameters import ParameterValueError, Spec
+from .regions import Regions, region_weights
 from .stream_node import STREAM_PARAMETERS, Done, FrameLostError, StreamNode
 
 if TYPE_CHECKING:
@@ -41,6 +45,25 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("max_bytes", 0, "instead: at most this many bytes per frame; 0: as quality says", live=True, low=0, high=1 << 26),
     Spec("tile", 0, "side of independent tiles, a multiple of 64 pixels; 0: one tile", live=True, low=0, high=16320),
     Spec("max_rate", 0.0, "frames per second of each camera; 0: all that come", live=True, low=0.0, high=1000.0),
+    Spec("model.rate", 1.0, "share of the frames of each camera that are coded, evenly spread", live=True, low=0.01, high=1.0),
+    Spec(
+        "regions_topic_template",
+        "",
+        "boxes of a camera (vision_msgs/Detection2DArray) that are worth more bits, as detect_node/{camera}/detections_2d; "
+        "empty: none",
+    ),
+    Spec("regions.inside", 8.0, "how much more an error counts within a box", live=True, low=0.01, high=100.0),
+    Spec("regions.outside", 1.0, "how much an error counts elsewhere, where there are boxes", live=True, low=0.01, high=100.0),
+    Spec("regions.margin", 0.1, "how far a box reaches beyond its sides, as a share of its size", live=True, low=0.0, high=2.0),
+    Spec("regions.min_score", 0.3, "boxes below this score are not regarded", live=True, low=0.0, high=1.0),
+    Spec(
+        "regions.max_age",
+        0.5,
+        "seconds between boxes and image above which boxes are not regarded",
+        live=True,
+        low=0.0,
+        high=60.0,
+    ),
     Spec("measure", False, "decode every stream again and tell its PSNR; doubles the work", live=True),
     *STREAM_PARAMETERS,
 )
@@ -55,6 +78,7 @@ class Codec(Protocol):
         *,
         quality: float | None = None,
         max_bytes: int | None = None,
+        roi: NDArray[Any] | None = None,
         tile: int = 0,
         capture: Any = None,
     ) -> Encoded: ...
@@ -78,6 +102,8 @@ class EncoderNode(StreamNode):
         self._outputs: dict[str, Any] = {}
         self._numbers: dict[str, int] = {}
         self._due: dict[str, float] = {}
+        self._regions = Regions()
+        self._credit: dict[str, float] = {}  # per camera: share of a frame that is due
         super().__init__(node_name, PARAMETERS, "encode", **kwargs)
         self.add_on_set_parameters_callback(self._check_rung)
 
@@ -91,8 +117,8 @@ class EncoderNode(StreamNode):
     def open(self) -> None:
         """Load the codec, create a publisher per camera."""
         p = self._p
-        for name in ("image_topic_template", "output_topic_template"):
-            if "{camera}" not in p[name] and len(self.cameras) > 1:
+        for name in ("image_topic_template", "output_topic_template", "regions_topic_template"):
+            if p[name] and "{camera}" not in p[name] and len(self.cameras) > 1:
                 raise ParameterValueError(f"{name} {p[name]!r} has no {{camera}}: all cameras would be the same")
         if p["tile"] % 64:
             raise ParameterValueError(f"parameter tile is {p['tile']}: it must be a multiple of 64")
@@ -128,6 +154,20 @@ class EncoderNode(StreamNode):
         from bevstack.codec.codec import ImageCodec
 
         return ImageCodec(source, "torch" if self._p["engine"] == "torch" else "onnx", self._p["threads"])
+
+    def extra_inputs(self) -> list[Any]:
+        """Boxes of each camera, where regions of interest are asked for."""
+        template, made = self._p["regions_topic_template"], []
+        if template:
+            for name in self.cameras:
+                take = partial(self._on_boxes, name)
+                made.append(
+                    self.create_subscription(Detection2DArray, template.format(camera=name), take, QoSProfile(depth=10))
+                )
+        return made
+
+    def _on_boxes(self, camera: str, message: Message) -> None:
+        self._regions.take(camera, convert.stamp_to_ns(message.header.stamp), boxes2d_from_detections(message))
 
     def release(self) -> None:
         """Free the codecs of all rungs."""
@@ -175,11 +215,20 @@ class EncoderNode(StreamNode):
         return (CompressedImage, f"{base}/compressed") if self._p["image_transport"] == "compressed" else (Image, base)
 
     def wanted(self, camera: str, message: Message) -> bool:
-        """Not more frames than ``max_rate``, evenly spread by their own stamps."""
+        """Not more frames than ``max_rate``, evenly spread by their own stamps; of these the share ``model.rate``."""
+        return self._due_now(camera, convert.stamp_to_ns(message.header.stamp) / 1e9) and self._in_share(camera)
+
+    def _in_share(self, camera: str) -> bool:
+        credit = self._credit.get(camera, 1.0 - self._p["model.rate"]) + self._p["model.rate"]
+        taken = credit >= 1.0 - 1e-9
+        self._credit[camera] = credit - 1.0 if taken else credit
+        return taken
+
+    def _due_now(self, camera: str, now: float) -> bool:
         rate = self._p["max_rate"]
         if not rate:
             return True
-        now, period = convert.stamp_to_ns(message.header.stamp) / 1e9, 1.0 / rate
+        period = 1.0 / rate
         due = self._due.get(camera, now)
         if now < due - 0.1 * period and due - now < 10.0 * period:  # a stamp far back: the source has begun again
             return False
@@ -200,15 +249,16 @@ class EncoderNode(StreamNode):
             rgb = convert.rgb_from_image(message)
         stages = {"decode": (time.perf_counter() - started) * 1e3}
         codec = self._swap.current()
+        roi = self._weights(camera, stamp, rgb)
         number = self._numbers.get(camera, 0)
         capture = Capture(self.cameras.index(camera) % 256, number % (1 << 32), max(0, stamp // 1000))
         try:
-            made = self._encode(codec, rgb, capture)
+            made = self._encode(codec, rgb, roi, capture)
         except (BevstackError, ValueError) as error:
             earlier = self._swap.reject(str(error)) if not isinstance(error, ValueError) else None
             if earlier is None:
                 raise FrameLostError(f"cannot be coded: {error}") from error
-            made = self._encode(earlier, rgb, capture)
+            made = self._encode(earlier, rgb, roi, capture)
             codec = earlier
         self._numbers[camera] = number + 1
         stages |= {name if name not in stages else f"codec {name}": ms for name, ms in made.timings.items()}
@@ -219,10 +269,18 @@ class EncoderNode(StreamNode):
         stages["total"] = (time.perf_counter() - started) * 1e3
         return Done(self._swap.rung, made.width, made.height, len(made.data), made.rate, stages, psnr=quality)
 
-    def _encode(self, codec: Codec, rgb: NDArray[np.uint8], capture: Any) -> Encoded:
+    def _weights(self, camera: str, stamp: int, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        p = self._p
+        boxes = self._regions.of(camera, stamp, p["regions.max_age"]) if p["regions_topic_template"] else None
+        if boxes is None:
+            return None
+        inside, outside, margin = p["regions.inside"], p["regions.outside"], p["regions.margin"]
+        return region_weights(boxes, (rgb.shape[0], rgb.shape[1]), inside, outside, margin, p["regions.min_score"])
+
+    def _encode(self, codec: Codec, rgb: NDArray[np.uint8], roi: NDArray[np.float32] | None, capture: Any) -> Encoded:
         p = self._p
         target: dict[str, Any] = {"max_bytes": p["max_bytes"]} if p["max_bytes"] else {"quality": p["quality"]}
-        return codec.encode(rgb, tile=p["tile"], capture=capture, **target)
+        return codec.encode(rgb, roi=roi, tile=p["tile"], capture=capture, **target)
 
 
 def _leave(codec: Codec) -> None:

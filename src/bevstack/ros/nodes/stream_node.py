@@ -116,6 +116,10 @@ class StreamNode(LifecycleNode):
         """(message class, topic) that a camera's frames come on."""
         raise NotImplementedError
 
+    def extra_inputs(self) -> list[Any]:
+        """Subscriptions beside the cameras' own, made when the node becomes active."""
+        return []
+
     def wanted(self, camera: str, message: Message) -> bool:
         """False leaves the frame out, uncounted as a loss of quality (nobody listens, or there are too many)."""
         return True
@@ -184,6 +188,7 @@ class StreamNode(LifecycleNode):
         for name in self.cameras:
             kind, topic = self.inputs(name)
             self._subscriptions_made.append(self.create_subscription(kind, topic, partial(self._on_message, name), qos))
+        self._subscriptions_made += self.extra_inputs()
         facts = ", ".join(f"{key} {value}" for key, value in self.facts().items() if value)
         self.get_logger().info(f"active: {len(self.cameras)} cameras, {facts}")
         return result

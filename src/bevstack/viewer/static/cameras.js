@@ -40,7 +40,7 @@ export class Cameras {
     const known = new Map([...this.tiles].filter(([name]) => cameras.some((c) => c.name === name)));
     this.tiles = new Map(cameras.map((c, i) => [c.name, known.get(c.name) ?? this.tile(c.name, i)]));
     this.grid.replaceChildren(...[...this.tiles.values()].map((t) => t.figure));
-    const balanced = front && rear && Math.abs(front - rear) <= 1;
+    const balanced = cameras.length > 2 && front && rear && Math.abs(front - rear) <= 1;
     const columns = balanced ? Math.max(front, rear) : Math.min(3, cameras.length || 1);
     this.grid.style.setProperty("--columns", columns);
   }

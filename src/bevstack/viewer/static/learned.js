@@ -3,6 +3,7 @@
 import { colour, fit, make, ms, setText } from "./dom.js";
 
 const KEPT = 160;
+const OLD_S = 3;
 const KINDS = [["original", "original"], ["decoded", "decoded"], ["difference", "difference × 8"]];
 
 export class Learned {
@@ -84,6 +85,9 @@ export class Learned {
       ["stream", stream.kbps === null ? "–" : `${stream.kbps.toFixed(0)} kbit/s`],
       ["PSNR", quality === null || quality === undefined ? "–" : `${quality.toFixed(2)} dB`],
       ["frames/s", stream.rate.toFixed(1)],
+      ["latency", stream.latency_ms ? ms(stream.latency_ms) : "–"],
+      ["last frame", stream.age === null ? "–" : `${stream.age.toFixed(1)} s ago`],
+      ["damaged", String(stream.damaged)],
       ["dropped", `${stream.frames_dropped} of ${stream.frames_in}`],
       ["encode", total(stream.encode) ? ms(total(stream.encode).ms) : "–"],
       ["decode", total(stream.decode) ? ms(total(stream.decode).ms) : "–"],
@@ -96,6 +100,7 @@ export class Learned {
     entries.forEach(([name, text], i) => {
       setText(this.facts.children[i].lastChild, text);
       this.facts.children[i].title = titles[name] ?? "";
+      this.facts.children[i].classList.toggle("old", (name === "last frame" && stream.age > OLD_S) || (name === "damaged" && stream.damaged > 0));
     });
     this.reason.hidden = !stream.reason;
     setText(this.reason, stream.reason);

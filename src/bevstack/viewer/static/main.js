@@ -4,6 +4,7 @@ import { BirdsEye } from "./bev.js";
 import { Overlay2D } from "./boxes2d.js";
 import { Cameras } from "./cameras.js";
 import { byId, make, ms, setText } from "./dom.js";
+import { Heat } from "./heat.js";
 import { Learned } from "./learned.js";
 import { Link } from "./link.js";
 import { Diagnostics, Latency, Logs, Streams } from "./panels.js";
@@ -31,6 +32,7 @@ const streams = new Streams(byId("streams"));
 const diagnostics = new Diagnostics(byId("diagnostics"), byId("diagnostics-figures"));
 const logs = new Logs(byId("logs"), byId("log-level"), byId("log-text"));
 const learned = new Learned(byId("learned"), (camera) => link?.send({ type: "learned", camera }));
+const heat = new Heat(byId("heat"));
 const link = new Link(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
 
 // -- what arrives
@@ -40,6 +42,7 @@ link.addEventListener("hello", ({ detail }) => {
   // A new server begins to count anew.
   latency.reset();
   logs.reset();
+  heat.reset();
   buildLegend();
 });
 link.addEventListener("open", () => learned.tell());
@@ -63,6 +66,7 @@ link.addEventListener("view", async ({ detail }) => {
   diagnostics.set(view);
   logs.set(view);
   learned.set(view, detail.bytes);
+  heat.set(view);
   if (drawing) return;
   drawing = true;
   // A hidden page draws nothing, so it asks for nothing.
@@ -80,6 +84,7 @@ function redraw() {
   bev.draw();
   latency.draw();
   learned.draw();
+  heat.draw();
   head();
   legendCounts();
 }
@@ -177,6 +182,7 @@ function switchTheme() {
   setTheme(document.documentElement.dataset.theme === "light" ? "dark" : "light");
   bev.theme();
   latency.draw();
+  heat.draw();
 }
 
 function option(id, apply) {
