@@ -148,7 +148,7 @@ def table(scenarios: list[Scenario], controllers: list[str], show_decisions: boo
         if entry["missed"]:
             print(f"  {entry['scenario']}: {'; '.join(entry['missed'])}")
     if to is not None:
-        to.write_text(json.dumps({"load": os.getloadavg()[0], "scenarios": found}, indent=1) + "\n")
+        to.write_text(json.dumps({"load": os.getloadavg()[0], "scenarios": found}, indent=1, default=float) + "\n")
     return 0 if len(held) == len(judged) else 1
 
 
@@ -158,7 +158,7 @@ def soak_day(hours: float, to: Path | None) -> int:
     for line in report.lines():
         print(line)
     if to is not None:
-        to.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+        to.write_text(json.dumps(dataclasses.asdict(report), indent=1, default=float) + "\n")
     return 0 if report.bounded else 1
 
 
