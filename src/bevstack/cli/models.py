@@ -76,13 +76,38 @@ def export_fastbev(
     output: Annotated[Path, typer.Argument(help="ONNX file to write.")],
     model: Annotated[str, typer.Option(help="Bundled model.")] = "fastbev-nano",
     weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights and everything inside in half precision.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise, with ranges from simulated drives.")] = False,
+    target: Annotated[Literal["cpu", "tensorrt"], typer.Option(help="What the INT8 graph is for.")] = "cpu",
+    narrow: Annotated[bool, typer.Option("--narrow", help="INT8: 7-bit weights, for CPUs without VNNI.")] = False,
+    instants: Annotated[int, typer.Option(help="INT8: simulated instants that the ranges are taken from.")] = 24,
+    first_drive: Annotated[int, typer.Option(help="INT8: smallest seed of those drives.")] = 900_000,
+    limit: Annotated[float, typer.Option(help="INT8: change of the answer up to which layers are quantised.")] = 0.02,
 ) -> None:
     """Write the network as one ONNX graph: images, tables and cached features in, raw heads out."""
-    from bevstack.bev.export import export_onnx
+    from bevstack.bev.export import export_graph, save_graph
+    from bevstack.bev.quantize import QuantizeOptions, export_int8, half_precision
     from bevstack.bev.weights import find_weights, load_weights, read_info
 
+    if fp16 and int8:
+        raise BevstackError("--fp16 and --int8 are two different files: give one of them")
     path = find_weights(weights if weights is not None else model)
-    print(export_onnx(load_weights(path), output, weights_sha256=read_info(path).sha256))
+    net = load_weights(path)
+    content = export_graph(net, weights_sha256=read_info(path).sha256)
+    if fp16:
+        content = half_precision(content)
+    if int8:
+        options = QuantizeOptions(target=target, narrow=narrow, instants=instants, first_seed=first_drive, limit=limit)
+        content, report = export_int8(
+            content, net.config, options, report=lambda line: print(line, file=sys.stderr, flush=True)
+        )
+        save_graph(output.with_suffix(".json"), (report.to_json() + "\n").encode())
+        kept = ", ".join(f"{name} ({report.alone[name]:.3f})" for name in report.kept) or "none"
+        print(f"in float: {kept}; change of the answer {report.error:.4f} ({report.everything:.4f} with all in INT8)")
+        print(
+            f"{report.bytes_before} bytes before, {report.bytes_after} after; every layer's figure is beside the graph (.json)"
+        )
+    print(save_graph(output, content))
 
 
 @train_app.command("fastbev")
@@ -105,14 +130,21 @@ def train_fastbev(
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
     freeze: Annotated[float, typer.Option(help="Share of the budget after which batch norms keep their statistics.")] = 0.55,
     first_drive: Annotated[int, typer.Option(help="Smallest seed of the training drives.")] = 10_000,
+    slim: Annotated[
+        bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
+    ] = False,
 ) -> None:
     """Train Fast-BEV on simulated drives. Ctrl-C loses at most the time since the last checkpoint (--resume)."""
-    from bevstack.learn.train import TrainOptions
+    from bevstack.bev.config import SLIM
+    from bevstack.learn.slim import SlimOptions, SlimTrainer
+    from bevstack.learn.train import Trainer, TrainOptions
     from bevstack.learn.train import train_fastbev as execute
 
-    options = TrainOptions(
+    kind = SlimOptions if slim else TrainOptions
+    options = kind(
         output=output,
-        model=model,
+        model=SLIM.name if slim else model,
+        config=SLIM if slim else None,
         minutes=minutes,
         steps=steps,
         batch=batch,
@@ -127,7 +159,8 @@ def train_fastbev(
         freeze=freeze,
         first_drive=first_drive,
     )
-    print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True)))
+    make = SlimTrainer if slim else Trainer
+    print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True), make=make))
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -169,7 +169,8 @@ class Trainer:
         self.options = options
         self.config = options.network()
         seed_everything(options.seed)
-        self.net = FastBEVNet(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = self._build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trained: nn.Module = self.net  # what is saved and averaged
         anchors = torch.from_numpy(all_anchors(self.config))
         self.anchors = anchors
         self.dense: DenseAssignmentLoss | None = None
@@ -177,7 +178,7 @@ class Trainer:
             silence_unused(self.net, self.config)
             self.dense = DenseAssignmentLoss(self.config, anchors)
         if options.init is not None and not options.resume:
-            start_from(self.net, options.init)
+            self._start(options.init)
         self.perspective = PerspectiveHead(self.config) if options.perspective > 0 else None
         self.lanes = [_Lane(self.net, self.perspective)]
         self.lanes += [self.lanes[0].twin() for _ in range(options.lanes - 1)]
@@ -193,6 +194,12 @@ class Trainer:
         self.history: dict[int, list[Tensor]] = {}
         mean, std = np.asarray(self.config.mean, np.float32), np.asarray(self.config.std, np.float32)
         self._mean, self._std = torch.from_numpy(mean), torch.from_numpy(std)
+
+    def _build(self) -> FastBEVNet:
+        return FastBEVNet(self.config)
+
+    def _start(self, weights: Path) -> None:
+        start_from(self.net, weights)
 
     def images(self, batch: Batch) -> Tensor:
         """(B*N, 3, H, W) normalised, stored channels-last."""
@@ -217,8 +224,17 @@ class Trainer:
     def losses(self, batch: Batch, lane: _Lane | None = None) -> tuple[Tensor, dict[str, float], Tensor]:
         """Total loss, its parts, and the image features of a batch."""
         lane = lane or self.lanes[0]
-        features = lane.net.image_features(self.images(batch))
-        bev = lane.net.neck_3d(lane.net.lift(self.past(features, batch), torch.from_numpy(batch.tables)))
+        features, bev = self.maps(lane.net, batch)
+        return self.losses_of(batch, lane, features, bev)
+
+    def maps(self, net: FastBEVNet, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Image features (B, N, C, Hf, Wf) of a batch, and what the head gets (B, C', X, Y)."""
+        features = net.image_features(self.images(batch))
+        bev: Tensor = net.neck_3d(net.lift(self.past(features, batch), torch.from_numpy(batch.tables)))
+        return features, bev
+
+    def losses_of(self, batch: Batch, lane: _Lane, features: Tensor, bev: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
+        """See ``losses``, from the maps."""
         parts: dict[str, Tensor] = {}
         if self.dense is not None:
             dense = self.dense(lane.net.bbox_head, bev, batch.targets)
@@ -265,10 +281,7 @@ class Trainer:
         if frozen and not self.frozen:
             self.copy_statistics()
         self.frozen = frozen
-        for lane in self.lanes:
-            lane.net.train()
-            for layer in lane.norms:
-                layer.train(not frozen)
+        self._set_modes(frozen)
         shares = batch.split(len(self.lanes))
         if self._pool is None:
             results = [self._lane_step(0, shares[0])]
@@ -281,10 +294,17 @@ class Trainer:
         self.remember(batch, torch.cat([features for _, _, features in results]))
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm))
         self.optimizer.step()
-        self.average.update(self.net)
+        self.average.update(self.trained)
         self.progress.step += 1
         means = {k: sum(parts[k] for _, parts, _ in results) / len(results) for k in results[0][1]}
         return {"loss": sum(total for total, _, _ in results) / len(results), **means, "norm": norm, "lr": rate}
+
+    def _set_modes(self, frozen: bool) -> None:
+        """Training mode; norms keep their statistics once they are ``frozen``."""
+        for lane in self.lanes:
+            lane.net.train()
+            for layer in lane.norms:
+                layer.train(not frozen)
 
     def copy_statistics(self) -> None:
         """Gives every lane the first one's batch-norm statistics; from then on they stay as they are."""
@@ -296,7 +316,7 @@ class Trainer:
         """Everything, written beside the target and moved over it: an interruption leaves the older file whole."""
         state = {
             "config": self.config.to_json(),
-            "net": self.net.state_dict(),
+            "net": self.trained.state_dict(),
             "perspective": None if self.perspective is None else self.perspective.state_dict(),
             "average": self.average.state,
             "updates": self.average.updates,
@@ -320,7 +340,7 @@ class Trainer:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state["config"] != self.config.to_json():
             raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
-        self.net.load_state_dict(state["net"])
+        self.trained.load_state_dict(state["net"])
         if self.perspective is not None and state["perspective"] is not None:
             self.perspective.load_state_dict(state["perspective"])
         self.average.state, self.average.updates = state["average"], state["updates"]
@@ -334,6 +354,15 @@ class Trainer:
         net = FastBEVNet(self.config)
         net.load_state_dict(self.average.state)
         return net.eval()
+
+    def settle(self, batches: Iterator[Batch], count: int) -> None:
+        """Final batch-norm statistics of the averaged weights, from ``count`` fresh batches; none where they are frozen."""
+        if not self.frozen:
+            recompute_statistics(self, batches, count)
+
+    def write(self, path: Path) -> Path:
+        """The averaged weights as a weights file."""
+        return write_weights(self, path)
 
 
 def start_from(net: FastBEVNet, weights: Path) -> None:
@@ -439,10 +468,17 @@ def _prepare_folder(options: TrainOptions, trainer: Trainer) -> None:
     (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
 
-def train_fastbev(options: TrainOptions, *, report: Callable[[str], None] = print, statistics: int = 60) -> Path:
+def train_fastbev(
+    options: TrainOptions,
+    *,
+    report: Callable[[str], None] = print,
+    statistics: int = 60,
+    make: Callable[[TrainOptions], Trainer] = Trainer,
+) -> Path:
     """Runs (or continues) a training run to the end of its budget and writes ``weights.safetensors`` into its folder.
 
     Args:
+        make: the trainer, for other ways to train the same thing (``bevstack.learn.slim``).
         report: receives one line per log entry.
         statistics: batches for the final batch-norm statistics of the averaged weights.
 
@@ -454,7 +490,7 @@ def train_fastbev(options: TrainOptions, *, report: Callable[[str], None] = prin
     threads = options.threads or (1 if options.lanes > 1 else None)
     if threads is not None:
         torch.set_num_threads(threads)
-    trainer = Trainer(options)
+    trainer = make(options)
     _prepare_folder(options, trainer)
     log = CsvLog(options.output / "log.csv", trainer.progress.step)
     checkpoint = options.output / "checkpoint.pt"
@@ -491,9 +527,9 @@ def train_fastbev(options: TrainOptions, *, report: Callable[[str], None] = prin
                 trainer.save(checkpoint)
                 saved = time.monotonic()
         trainer.save(checkpoint)
-        if statistics and not trainer.frozen:
-            recompute_statistics(trainer, batches, statistics)
-    return write_weights(trainer, options.output / "weights.safetensors")
+        if statistics:
+            trainer.settle(batches, statistics)
+    return trainer.write(options.output / "weights.safetensors")
 
 
 def write_weights(trainer: Trainer, path: Path) -> Path:
