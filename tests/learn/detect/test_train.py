@@ -1,0 +1,123 @@
+"""Training of a detector: lower loss, resumed runs, half precision, refused requests; what is trained finds its objects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bevstack.detect.config import GiraffeDetConfig
+from bevstack.detect.detector import Detector
+from bevstack.detect.weights import read_info
+from bevstack.learn.detect.data import AugmentOptions, DataSpec, TrainingSet
+from bevstack.learn.detect.teacher import read_rgb
+from bevstack.learn.detect.train import Batch, Trainer, TrainOptions, learning_rate, start_from, train_giraffedet
+from bevstack.learn.train import TrainingError
+
+
+def options(tiny: GiraffeDetConfig, folder: Path, output: Path, **changes: object) -> TrainOptions:
+    base = TrainOptions(
+        output,
+        (DataSpec(folder / "coco.json"),),
+        config=tiny,
+        steps=6,
+        batch=2,
+        warmup=2,
+        threads=1,
+        log_every=2,
+        augment=AugmentOptions(colour=0.3),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def batch_of(tiny: GiraffeDetConfig, folder: Path, count: int = 4) -> Batch:
+    data = TrainingSet(tiny, [DataSpec(folder / "coco.json")], 0, AugmentOptions(colour=0.0))
+    return Batch.of([data.sample(n, tiny.canvas) for n in range(count)])
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_steps_lower_the_loss(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path, amp: bool) -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(options(tiny, folder, tmp_path, steps=100, learning_rate=4e-3, amp=amp))
+    batch = batch_of(tiny, folder)
+    values = [trainer.step(batch) for _ in range(25)]
+    assert np.isfinite([v["loss"] for v in values]).all()
+    assert values[-1]["loss"] < 0.85 * values[0]["loss"]
+    assert values[-1]["box"] < 0.9 * values[0]["box"]
+    assert all(p.dtype == torch.float32 for p in trainer.net.parameters())
+
+
+def test_a_batch_without_any_box_trains(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(options(tiny, folder, tmp_path))
+    batch = batch_of(tiny, folder, 2)
+    empty = [replace(t, boxes=t.boxes[:0], labels=t.labels[:0]) for t in batch.targets]
+    values = trainer.step(Batch(batch.images, empty))
+    assert values["box"] == values["dfl"] == 0.0
+    assert all(torch.isfinite(p).all() for p in trainer.net.parameters())
+
+
+def test_a_resumed_run_ends_in_the_same_weights(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    whole = train_giraffedet(options(tiny, folder, tmp_path / "a"), report=lines.append)
+    assert [line.split()[1] for line in lines] == ["2", "4", "6"]
+    assert (tmp_path / "a" / "log.csv").read_text().count("\n") == 4
+    # Interrupted after three steps: the rate follows the whole budget, so the first part is asked for the same one.
+    first = Trainer(options(tiny, folder, tmp_path / "b"))
+    data = TrainingSet(tiny, first.options.data, 0, first.options.augment)
+    for step in range(3):
+        first.step(Batch.of([data.sample(2 * step + n, tiny.canvas) for n in range(2)]))
+    (tmp_path / "b").mkdir()
+    first.save(tmp_path / "b" / "checkpoint.pt")
+    rest = train_giraffedet(options(tiny, folder, tmp_path / "b", resume=True), report=lines.append)
+    assert read_info(rest).sha256 == read_info(whole).sha256
+    assert read_info(whole).card["steps"] == "6"
+
+
+def test_rates_of_both_recipes(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path) -> None:
+    adam = options(tiny, folder, tmp_path, learning_rate=1.0, warmup=10)
+    assert learning_rate(0, 0.0, adam) == pytest.approx(0.19)
+    assert learning_rate(50, 0.0, adam) == pytest.approx(1.0)
+    assert learning_rate(50, 1.0, adam) == pytest.approx(0.01)
+    sgd = replace(adam, optimizer="sgd")
+    assert [learning_rate(50, f, sgd) for f in (0.5, 0.91, 0.98)] == pytest.approx([1.0, 0.1, 0.01])
+
+
+def test_unusable_requests_are_refused_in_one_line(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="either in minutes or in steps"):
+        train_giraffedet(options(tiny, folder, tmp_path, minutes=1.0))
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train_giraffedet(options(tiny, folder, tmp_path, resume=True))
+    with pytest.raises(TrainingError, match="no detector is called 'giraffe'"):
+        train_giraffedet(options(tiny, folder, tmp_path, config=None, model="giraffe"))
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(TrainingError, match="already holds a run"):
+        train_giraffedet(options(tiny, folder, tmp_path))
+
+
+def test_starts_from_other_weights_of_the_same_shapes(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path) -> None:
+    weights = train_giraffedet(options(tiny, folder, tmp_path / "a", steps=2), report=lambda line: None)
+    fewer = replace(tiny, classes=("car",))
+    trainer = Trainer(options(fewer, folder, tmp_path / "b"))
+    taken = start_from(trainer.net, weights)
+    assert taken == len(trainer.net.state_dict()) - 2  # all but the class output's weight and bias
+    wider = replace(tiny, outputs=64, inner=24, head=replace(tiny.head, channels=64))
+    assert start_from(Trainer(options(wider, folder, tmp_path / "c")).net, weights) > 0  # the backbone fits
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trained_on_squares_it_finds_squares(tiny: GiraffeDetConfig, folder: Path, tmp_path: Path) -> None:
+    asked = options(tiny, folder, tmp_path, steps=400, batch=4, learning_rate=4e-3, ema=0.98)
+    detector = Detector(train_giraffedet(asked, report=lambda line: None), "torch", 1)
+    right = 0
+    for n in range(8):
+        image = read_rgb(folder / f"{n}.png")
+        rows, columns = np.nonzero((image[..., 0] == 220) & (image[..., 1] == 30))
+        true = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        found = detector([image])[0]
+        right += int(len(found) > 0 and np.abs(found.xyxy[0] - true).max() < 6)
+    assert right >= 6
+    assert len(found) < 5
