@@ -116,7 +116,15 @@ def export_onnx(net: FastBEVNet, path: str | Path, part: Part = "whole", raw: bo
     Raises:
         EngineError: see ``export_graph``; or the file cannot be written.
     """
-    content = export_graph(net, part, raw, weights_sha256)
+    return save_graph(path, export_graph(net, part, raw, weights_sha256))
+
+
+def save_graph(path: str | Path, content: bytes) -> Path:
+    """Writes a file whole or not at all.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
     try:
         write_atomically(Path(path), content)
     except OSError as error:

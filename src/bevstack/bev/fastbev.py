@@ -87,6 +87,11 @@ class FastBEV:
         """Name of the model size, for example "fastbev-nano"."""
         return self.config.name
 
+    @property
+    def runner(self) -> Runner:
+        """What runs the network, for those who want to look at it more closely (``bevstack.bev.quantize``)."""
+        return self._runner
+
     def decode_size(self, camera: Camera) -> tuple[int, int]:
         """(width, height) to which this camera's images should be decoded: then nothing is resized here."""
         return image_transform(camera.width, camera.height, self.config).resized

@@ -40,11 +40,11 @@ class Runner(Protocol):
 
 
 class WholeRunner:
-    """One graph with the gather inside."""
+    """One graph with the gather inside. ``engine`` may be exchanged for another with the same inputs and outputs."""
 
     def __init__(self, engine: Engine, config: FastBEVConfig) -> None:
         self.timings: dict[str, float] = {}
-        self._engine, self._cells = engine, config.cells
+        self.engine, self._cells = engine, config.cells
         self._tables = np.empty((len(config.times), config.grid.voxels), np.int32)
         self._unused = np.zeros((config.cells, config.neck_channels), np.float32)
 
@@ -57,12 +57,12 @@ class WholeRunner:
         for t, features in enumerate(history, start=1):
             np.add(tables[t], 0 if features is None else t * (self._cells + 1), out=self._tables[t])
             inputs[f"history{t}"] = self._unused if features is None else features
-        out = self._engine.run(inputs)
+        out = self.engine.run(inputs)
         self.timings = {"network": (time.perf_counter() - start) * 1e3}
         return (out["cls"], out["reg"], out["dir"]), out["features"]
 
     def close(self) -> None:
-        self._engine.close()
+        self.engine.close()
 
 
 class SplitRunner:
