@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,12 +83,17 @@ def train_giraffedet(
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Half precision; default: where there is a GPU.")] = None,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Structure of `bevstack search backbone` in place of the rung's backbone.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
 ) -> None:
     """Train a detector on labelled images. Several processes: torchrun --nproc-per-node N -m bevstack.cli.main train ..."""
+    from bevstack.detect.config import with_backbone
     from bevstack.learn.detect.data import DataSpec
     from bevstack.learn.detect.train import TrainOptions
     from bevstack.learn.detect.train import train_giraffedet as execute
+    from bevstack.nn.superblocks import load_backbone
 
     options = TrainOptions(
         output=output,
@@ -106,6 +112,8 @@ def train_giraffedet(
         init=init,
         resume=resume,
     )
+    if backbone is not None:
+        options = replace(options, config=with_backbone(options.network(), load_backbone(backbone)))
     print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True)))
 
 

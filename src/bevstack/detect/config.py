@@ -186,6 +186,11 @@ def official(depth: int, width: float, name: str | None = None) -> GiraffeDetCon
     )
 
 
+def with_backbone(config: GiraffeDetConfig, structure: SuperBlockConfig) -> GiraffeDetConfig:
+    """The rung with a searched backbone; the five levels keep their widths, so neck and head stay as they are."""
+    return replace(config, name=f"{config.name}-searched", backbone=SearchedImageConfig(structure, config.backbone.levels))
+
+
 _LITE = ImageBackboneConfig("s2d", (32, 64), (64, 128, 256, 256, 256))
 
 

@@ -399,13 +399,14 @@ def _loop(trainer: Trainer, data: TrainingSet, report: Callable[[str], None]) ->
     stream = batches(data, index, options.workers, processes.device.type == "cuda")
     saved = time.monotonic()
     sums: dict[str, float] = {}
-    waited = 0.0
+    waited, summed = 0.0, 0
     while progress.fraction(options) < 1.0:
         began = time.monotonic()
         batch = next(stream)
         waited += time.monotonic() - began
         for name, value in trainer.step(batch).items():
             sums[name] = sums.get(name, 0.0) + value
+        summed += 1  # a continued run may begin between two lines of the log
         # All processes must stop at the same step: the clock is the mean of theirs.
         spent = torch.tensor(time.monotonic() - began, dtype=torch.float64)
         if options.minutes is not None and processes.world > 1:
@@ -415,11 +416,11 @@ def _loop(trainer: Trainer, data: TrainingSet, report: Callable[[str], None]) ->
             continue
         if progress.step % options.log_every == 0:
             row: dict[str, float] = {"step": progress.step, "minutes": progress.seconds / 60}
-            row |= {k: v / options.log_every for k, v in sums.items()}
-            row["waiting"] = waited / options.log_every
+            row |= {k: v / summed for k, v in sums.items()}
+            row["waiting"] = waited / summed
             log.write(row)
             report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
-            sums, waited = {}, 0.0
+            sums, waited, summed = {}, 0.0, 0
         if time.monotonic() - saved > 60 * options.checkpoint_minutes:
             trainer.save(checkpoint)
             saved = time.monotonic()
