@@ -342,6 +342,10 @@ class Governor(ABC):
     def _may_go_up(self, now: float) -> bool:
         started = self._started if self._started is not None else now
         first = self._valid_since if self._valid_since is not None else started
+        for tracker in self.sensors.trusted:
+            # Silent for a moment: nothing is known until it is lost or answers again. And no filter delays a hot sample.
+            if not tracker.fresh or (tracker.raw or 0.0) >= self.ceilings.of(tracker.zone, now) - 1.0:
+                return False
         return (
             now - first >= self.config.first_up_s
             and now >= self._no_up_until

@@ -293,9 +293,18 @@ class Policy(BandPolicy):
         probe = self._probing(now, without)
         if probe is not None or self._probe_until is not None:
             return probe
-        if self._may_go_up(now) and not blind:
+        if self._may_go_up(now) and not blind and not self._reads_hot(numbers, targets):
             return self._up(numbers, ceilings, targets, now, without)
         return None
+
+    def _reads_hot(self, numbers: list[int], targets: Floats) -> bool:
+        """A believed sensor is above its target, whatever the model makes of it."""
+        assert self.model is not None
+        limits = {self.model.zones[n]: float(target) for n, target in zip(numbers, targets)}
+        return any(
+            max(tracker.celsius or -273.0, tracker.raw or -273.0) > limits.get(tracker.zone.key, 1e9)
+            for tracker in self.sensors.trusted
+        )
 
     def _small(self) -> bool:
         """Every model runs its smallest rung."""

@@ -38,7 +38,7 @@ class Health(Enum):
     IMPLAUSIBLE = "implausible"  # answered, but not with a temperature
     ERROR = "error"  # EINVAL, EIO, ENODATA, ...
     GONE = "gone"  # ENOENT, ENODEV: look for it again
-    STALE = "stale"  # did not answer in time (set by ZoneReader)
+    STALE = "stale"  # did not answer in time (set by patience.PatientReader)
 
 
 @dataclass(frozen=True)
@@ -313,6 +313,8 @@ class ZoneSet:
     """The machine's zones over time: finds them again every ``rediscover_s`` and whenever one has gone.
 
     Zones keep their keys when the kernel renumbers them. A zone that has vanished stays in `read`'s answer as GONE.
+
+    ``ask`` reads a zone (`patience.PatientReader` where drivers may hang); None reads it directly.
     """
 
     def __init__(
@@ -323,9 +325,11 @@ class ZoneSet:
         units: Mapping[str, Iterable[str]] | None = None,
         nvml: bool | None = None,
         rediscover_s: float = 10.0,
+        ask: Callable[[Zone], Reading] | None = None,
     ) -> None:
         self._discover: Callable[[], list[Zone]] = lambda: discover(root, clock=clock, units=units, nvml=nvml)
         self._clock = clock
+        self._ask: Callable[[Zone], Reading] = ask if ask is not None else lambda zone: zone.read()
         self._period = rediscover_s
         self._missing: dict[str, Zone] = {}
         self.zones: list[Zone] = self._discover()
@@ -346,13 +350,13 @@ class ZoneSet:
 
     def read(self) -> list[Reading]:
         """One reading per zone, known ones that have vanished included."""
-        readings = [zone.read() for zone in self.zones]
+        readings = [self._ask(zone) for zone in self.zones]
         now = self._clock()
         gone = any(reading.health is Health.GONE for reading in readings)
         if now - self._looked >= (1.0 if gone else self._period):
             self.refresh()
             if gone:
-                readings = [zone.read() for zone in self.zones]
+                readings = [self._ask(zone) for zone in self.zones]
         for key in self._missing:
             readings.append(Reading(key, None, Health.GONE, now, "vanished"))
         return readings

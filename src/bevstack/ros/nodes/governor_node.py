@@ -28,6 +28,7 @@ from bevstack.thermal.config import GovernorConfig
 from bevstack.thermal.decision import Decision, Mode, PolicyState
 from bevstack.thermal.evidence import NO_EVIDENCE, Evidence, EvidenceReader
 from bevstack.thermal.ladder_file import GovernedLadder, read_ladders
+from bevstack.thermal.patience import PatientReader
 from bevstack.thermal.policy import Policy
 from bevstack.thermal.zones import Health, Reading, Zone, ZoneSet
 
@@ -59,7 +60,8 @@ class SensorThread:
 
     def __init__(self, root: Path, period: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._period, self._clock = period, clock
-        self.zone_set = ZoneSet(root, clock=clock)
+        self._reader = PatientReader(clock=clock)
+        self.zone_set = ZoneSet(root, clock=clock, ask=self._reader)
         self._evidence = EvidenceReader(root, self.zone_set.zones, clock)
         self._lock = threading.Lock()
         self._latest: tuple[float, list[Zone], list[Reading], Evidence] = (clock(), [], [], NO_EVIDENCE)
@@ -95,6 +97,7 @@ class SensorThread:
         """Ends the thread, unless a driver holds it."""
         self._stop.set()
         self._thread.join(1.0)
+        self._reader.close()
 
     def _run(self) -> None:
         while not self._stop.wait(self._period):
