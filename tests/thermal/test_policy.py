@@ -47,7 +47,7 @@ class FakeZone:
 class Run:
     """A policy that is stepped twice a second.
 
-    ``responds``: zones follow the load as the calibration says; what a test gives is then what the smallest rungs would lead to.
+    ``responds``: zones follow the load as the calibration says; what a test gives is then what the smallest rungs lead to.
     A value that does not move although the load did is a stuck sensor to the predictive policy.
     """
 
@@ -59,7 +59,7 @@ class Run:
         self.latency: Mapping[str, Sequence[float]] = {}
 
     def step(
-        self, seconds: float, celsius: float | None | Mapping[str, float | None], evidence: Evidence = NO_EVIDENCE
+        self, seconds: float, celsius: float | Mapping[str, float | None] | None, evidence: Evidence = NO_EVIDENCE
     ) -> list[Decision]:
         """Steps for a while; a zone without a value is in error."""
         made: list[Decision] = []

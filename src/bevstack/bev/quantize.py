@@ -356,7 +356,7 @@ def quantise_graph(
 def layers_to_keep(
     worst: Sequence[str], together: Callable[[Sequence[str]], float], limit: float
 ) -> tuple[list[str], float, float]:
-    """Which layers stay in float: more and more of ``worst`` (most sensitive first) until ``together(kept)`` is at most ``limit``.
+    """Which layers stay in float: more and more of ``worst`` (most sensitive first) until ``together(kept)`` meets the limit.
 
     Returns:
         The layers, the error with none kept, the error with these kept.

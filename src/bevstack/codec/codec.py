@@ -18,18 +18,16 @@ from numpy.typing import NDArray
 
 from bevstack.errors import BitstreamError, EngineError
 
-from . import bitstream, rans
+from . import bitstream, latents, rans
 from .bitstream import Capture, Damage, Header, Limits, Stream
 from .config import HYPER_STRIDE, STRIDE, CodecConfig
 from .gains import RATE_UNIT, Floats, Gains, RatePlane, offsets_from_weights
 from .graph_names import passes_of
 from .networks import EngineName, Networks, open_networks
-from .symbols import SymbolOrder
 from .tiles import TileGrid
 from .weights import find_weights, load_arrays
 
 Pixels = NDArray[np.uint8]
-SYMBOL_LIMIT = 32000
 QUALITY_CELL = 6  # regions of interest have cells of 2^6 pixels: one hyper position
 
 
@@ -122,7 +120,7 @@ class _Clock:
 
 @dataclass
 class _Coded:
-    """One try: symbols, tables and the gained latent as a decoder will see it."""
+    """One try: symbols, tables and the natural latent as a decoder will see it."""
 
     plane: RatePlane
     z: NDArray[np.int32]
@@ -154,7 +152,7 @@ class ImageCodec:
         self._plain = self.tables.with_skip(0)
         self.networks: Networks = open_networks(self.info, arrays, engine, threads)
         self._passes = passes_of(self.config)
-        self._orders: dict[tuple[int, int, int], SymbolOrder] = {}
+        self._layers = max(1, self._passes)  # of segments: one per pass
 
         # How far the real log2(bytes / pixel) and PSNR of usual photographs are from rate control's stand-ins.
         self.usual_bytes = _number(self.info.card.get("usual_bytes"), -1.0)
@@ -238,11 +236,10 @@ class ImageCodec:
         clock = _Clock()
         parsed = self.parse(data, limits, clock)
         header, plane = parsed.header, parsed.plane
-        h, w = parsed.symbols.shape[-2:]
-        gain, inverse = self.gains.latent(plane, h, w)
         z, levels = parsed.z[None].astype(np.float32), plane.levels(*parsed.z.shape[-2:]).astype(np.float32)
-        gained = self._reconstruct(parsed.symbols[None].astype(np.float32), z, levels[None, None], gain, inverse, clock)
-        rgb = self._synthesise(gained * inverse, plane)[: header.height, : header.width]
+        natural = self._reconstruct(parsed.symbols, z, levels[None, None], plane)
+        clock.lap("means")
+        rgb = self._synthesise(natural[None], plane)[: header.height, : header.width]
         clock.lap("synthesis")
         matched = header.reconstruction_id is None or header.reconstruction_id == self.info.reconstruction_id
         return Decoded(np.ascontiguousarray(rgb), header, parsed.damage, matched, clock.timings)
@@ -256,7 +253,7 @@ class ImageCodec:
         clock = clock or _Clock()
         stream = bitstream.read(data, limits)
         header = stream.header
-        order = self._accept(stream)
+        self._accept(stream)
         plane = RatePlane(header.rate / RATE_UNIT, header.quality, self.config.rate)
         h, w = header.grid.latent_shape
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
@@ -268,24 +265,19 @@ class ImageCodec:
         z = rans.decode(stream.hyper[0], self._z_tables(levels), self._plain).reshape(-1, a, b)
         clock.lap("entropy decoding")
         tables = self._tables(z[None].astype(np.float32), levels.astype(np.float32)[None, None], h, w)
-        if header.channels is not None:
-            tables[~header.channels] = 0  # below any skip threshold of ours: not coded
         clock.lap("scale net")
         used = self.tables if header.skip_below is None else self.tables.with_skip(min(header.skip_below, len(self.tables)))
-        symbols = np.zeros((self.config.latent, h, w), np.int32)
+        symbols, problems = latents.decode_latent(stream.layers, tables, header.grid, used, header.channels, self._layers)
         damage = list(stream.damage)
         known = {(d.layer, d.index) for d in damage}
-        for number, segments in enumerate(stream.layers):
-            bounds = order.bounds(number, self.config.latent)
-            values, problems = rans.decode_segments(segments, order.gather(tables, number), bounds, used)
-            order.scatter(values, number, symbols)
-            for index, problem in enumerate(problems):
+        for number, row in enumerate(problems):
+            for index, problem in enumerate(row):
                 if problem is not None and (number, index) not in known:
                     damage.append(Damage(number, index, problem))
         clock.lap("entropy decoding")
         return Parsed(header, plane, z, symbols, tuple(damage))
 
-    def _accept(self, stream: Stream) -> SymbolOrder:
+    def _accept(self, stream: Stream) -> None:
         """Raises BitstreamError unless the stream has the shape that this model writes."""
         header, name = stream.header, self.config.name
         if header.model_id != self.info.model_id:
@@ -293,11 +285,10 @@ class ImageCodec:
                 f"coded frame: made by model {header.model_id.hex()}, this is {name} {self.info.model_id.hex()}: "
                 "decode it with the weights that it was made with"
             )
-        order = self._order(header.grid)
-        if len(stream.hyper) != 1 or len(stream.layers) != len(order.layers):
+        if len(stream.hyper) != 1 or len(stream.layers) != self._layers:
             raise BitstreamError(
                 f"coded frame: {len(stream.hyper)} hyper segments and {len(stream.layers)} layers; "
-                f"{name} has 1 and {len(order.layers)}"
+                f"{name} has 1 and {self._layers}"
             )
         if header.reference is not None:
             raise BitstreamError(f"coded frame: needs frame {header.reference}; {name} decodes frames that stand alone")
@@ -307,15 +298,6 @@ class ImageCodec:
             raise BitstreamError(f"coded frame: a mask of {len(header.channels)} channels; {name} has {self.config.latent}")
         if header.rate > (self.config.rate.levels - 1) * RATE_UNIT:
             raise BitstreamError(f"coded frame: rate point {header.rate} is above {(self.config.rate.levels - 1) * RATE_UNIT}")
-        return order
-
-    def _order(self, grid: TileGrid) -> SymbolOrder:
-        key = (grid.width, grid.height, grid.tile_size)
-        if key not in self._orders:
-            if len(self._orders) > 16:
-                self._orders.clear()
-            self._orders[key] = SymbolOrder(grid, self._passes)
-        return self._orders[key]
 
     def _z_tables(self, levels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(Z, a, b) coding table of every hyper symbol."""
@@ -327,29 +309,27 @@ class ImageCodec:
         return np.ascontiguousarray(index[:, :h, :w])
 
     def _first(self, z: Floats, plane: Floats, h: int, w: int) -> tuple[Floats, Floats]:
-        """(features, natural means of pass 1), cut to the latent."""
+        """(features (1, F, h, w), natural means of pass 1 (M, >= h, >= w))."""
         out = self.networks.run("first", z=z, plane=plane)
-        return np.ascontiguousarray(out["features"][..., :h, :w]), np.ascontiguousarray(out["mean"][..., :h, :w])
+        return np.ascontiguousarray(out["features"][..., :h, :w]), out["mean"][0]
 
-    @staticmethod
-    def _anchors(h: int, w: int) -> NDArray[np.bool_]:
-        result: NDArray[np.bool_] = np.add.outer(np.arange(h), np.arange(w)) % 2 == 0
-        return result
+    def _second(self, features: Floats, anchors: Floats) -> Floats:
+        """(M, h, w) natural means of pass 2, from the (M, h, w) natural latent at the anchors, 0 elsewhere."""
+        return self.networks.run("second", features=features, decoded=anchors[None])["mean"][0]
 
-    def _reconstruct(self, symbols: Floats, z: Floats, plane: Floats, gain: Floats, inverse: Floats, clock: _Clock) -> Floats:
-        """(1, M, h, w) gained latent = symbols + means."""
+    def _reconstruct(self, symbols: NDArray[np.int32], z: Floats, levels: Floats, plane: RatePlane) -> Floats:
+        """(M, h, w) natural latent of the symbols."""
         h, w = symbols.shape[-2:]
+        gain, inverse = (factor[0] for factor in self.gains.latent(plane, h, w))
+        natural = np.zeros(symbols.shape, np.float32)
         if self._passes == 0:
-            return symbols
-        features, mean = self._first(z, plane, h, w)
-        gained: Floats = symbols + mean * gain
+            latents.reconstruct(symbols, gain, inverse, natural.copy(), natural)
+            return natural
+        features, mean = self._first(z, levels, h, w)
+        latents.reconstruct(symbols, gain, inverse, mean, natural, latents.ANCHORS if self._passes == 2 else latents.EVERYWHERE)
         if self._passes == 2:
-            anchors = self._anchors(h, w)
-            context = np.where(anchors, gained, np.float32(0)) * inverse
-            second = self.networks.run("second", features=features, decoded=context)["mean"]
-            gained = np.where(anchors, gained, symbols + second * gain)
-        clock.lap("means")
-        return gained
+            latents.reconstruct(symbols, gain, inverse, self._second(features, natural), natural, latents.OTHERS)
+        return natural
 
     def _synthesise(self, latent: Floats, plane: RatePlane) -> Pixels:
         h, w = latent.shape[-2:]
@@ -378,7 +358,7 @@ class _Job:
         self.codec, self.rgb, self.latent, self.offsets, self.clock = codec, rgb, latent, offsets, clock
         self.tile_size, self.capture = tile_size, capture
         self.height, self.width = rgb.shape[:2]
-        self.order = codec._order(TileGrid(self.width, self.height, tile_size))
+        self.grid = TileGrid(self.width, self.height, tile_size)
         self.encodes = 0
 
     def try_rate(self, r: float) -> _Coded:
@@ -398,49 +378,36 @@ class _Job:
         clock.lap("hyper")
         tables = codec._tables(z, plane_float, h, w)
         clock.lap("scale net")
-        coded = tables >= codec.tables.skip_below
+        symbols, natural = np.zeros(tables.shape, np.int32), np.zeros(tables.shape, np.float32)
+
+        def quantise(mean: Floats, parity: int) -> None:
+            skip = codec.tables.skip_below
+            latents.quantise(gained[0], gain[0], inverse[0], mean, tables, skip, symbols, natural, parity)
+
         if codec._passes == 0:
-            symbols = self._round(gained, coded)
-            decoded = symbols
+            quantise(natural.copy(), latents.EVERYWHERE)
         else:
             features, mean = codec._first(z, plane_float, h, w)
-            mean *= gain
-            symbols = self._round(gained - mean, coded)
-            decoded = symbols + mean
+            quantise(mean, latents.ANCHORS if codec._passes == 2 else latents.EVERYWHERE)
             if codec._passes == 2:
-                anchors = codec._anchors(h, w)
-                context = np.where(anchors, decoded, np.float32(0)) * inverse
-                second = codec.networks.run("second", features=features, decoded=context)["mean"] * gain
-                later = self._round(gained - second, coded)
-                symbols = np.where(anchors, symbols, later)
-                decoded = np.where(anchors, decoded, later + second)
+                quantise(codec._second(features, natural), latents.OTHERS)
         clock.lap("means")
-        z_int, symbols_int = z[0].astype(np.int32), symbols[0].astype(np.int32)
+        z_int = z[0].astype(np.int32)
         z_tables = codec._z_tables(levels)
-        bits = codec._plain.bits(z_int, z_tables) + codec.tables.bits(symbols_int, tables)
+        bits = codec._plain.bits(z_int, z_tables) + codec.tables.bits(symbols, tables)
         clock.lap("estimate")
-        return _Coded(plane, z_int, z_tables, symbols_int, tables, decoded * inverse, bits)
-
-    @staticmethod
-    def _round(residual: Floats, coded: NDArray[np.bool_]) -> Floats:
-        result: Floats = np.clip(np.floor(residual + np.float32(0.5)), -SYMBOL_LIMIT, SYMBOL_LIMIT) * coded
-        return result
+        return _Coded(plane, z_int, z_tables, symbols, tables, natural, bits)
 
     def finish(self, coded: _Coded) -> Encoded:
         """Entropy coding and container."""
         codec = self.codec
         self.clock.start()
         hyper = rans.encode(coded.z, coded.z_tables, codec._plain)
-        channels = self._empty_channels(coded)
-        if channels is not None:
-            coded.tables[~channels] = 0
-        layers: list[list[bytes | None]] = []
-        for number in range(len(self.order.layers)):
-            values = self.order.gather(coded.symbols, number)
-            tables = self.order.gather(coded.tables, number)
-            layers.append(
-                list(rans.encode_segments(values, tables, self.order.bounds(number, codec.config.latent), codec.tables))
-            )
+        channels = latents.channel_mask(coded.symbols, coded.tables, codec.tables)
+        segments = latents.encode_latent(
+            coded.symbols, coded.tables, self.grid, codec.tables, channels, codec._layers, codec._layers
+        )
+        layers: list[list[bytes | None]] = [list(row) for row in segments]
         header = Header(
             self.width,
             self.height,
@@ -459,15 +426,6 @@ class _Job:
             raise EngineError(f"the frame cannot be written: {error}") from error
         self.clock.lap("entropy coding")
         return Encoded(data, self.width, self.height, coded.plane.base, coded.bits, self.encodes, dict(self.clock.timings))
-
-    def _empty_channels(self, coded: _Coded) -> NDArray[np.bool_] | None:
-        """(M,) which channels are coded, if leaving the all-zero ones out saves more than the mask costs."""
-        used: NDArray[np.bool_] = coded.symbols.reshape(len(coded.symbols), -1).any(1)
-        empty = np.logical_not(used)
-        if not empty.any():
-            return None
-        saved = self.codec.tables.bits(coded.symbols[empty], coded.tables[empty])
-        return used if saved > len(used) + 16 else None
 
     def to_bytes(self, limit: int) -> Encoded:
         """The largest frame of at most ``limit`` bytes that three tries find.
@@ -488,7 +446,7 @@ class _Job:
     def psnr(self, coded: _Coded) -> float:
         """PSNR-RGB in dB of the picture that a decoder will show."""
         self.clock.start()
-        shown = self.codec._synthesise(coded.decoded, coded.plane)[: self.height, : self.width]
+        shown = self.codec._synthesise(coded.decoded[None], coded.plane)[: self.height, : self.width]
         self.clock.lap("synthesis")
         error = float(np.mean((shown.astype(np.float32) - self.rgb) ** 2))
         return 10.0 * float(np.log10(255.0**2 / max(error, 1e-6)))

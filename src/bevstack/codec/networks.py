@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EngineName = Literal["torch", "onnx"]
 OPSET = 17
 FORMAT = "bevstack-codec-graph-1"
-REVISION = 1  # part of the cache key: raise it when the exported graphs change for the same weights
+REVISION = 2  # part of the cache key: raise it when the exported graphs change for the same weights
 
 
 class Networks:

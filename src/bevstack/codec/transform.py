@@ -28,6 +28,13 @@ class Analysis(Protocol):
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
 
+def strided(conv: nn.Conv2d, x: Tensor, stride: int) -> Tensor:
+    """A 1x1 layer over pixel-unshuffled ``x``, computed as one convolution with a stride: nothing is moved in memory."""
+    outputs, inputs = conv.weight.shape[:2]
+    weight = conv.weight.reshape(outputs, inputs // (stride * stride), stride, stride)
+    return F.conv2d(x, weight, conv.bias, stride=stride)
+
+
 class ResidualDepthwiseAnalysis(nn.Module):
     """8x8 patches -> trunk at 1/8 -> 2x2 stride 2 -> latent at 1/16, residual blocks at both resolutions."""
 
@@ -40,10 +47,10 @@ class ResidualDepthwiseAnalysis(nn.Module):
         self.latent = blocks(t.encoder_latent_blocks, config.latent, t.latent_inner)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.patch(F.pixel_unshuffle(pixels, PATCH))
+        x = strided(self.patch, pixels, PATCH)
         for block in self.trunk:
             x = block(x)
-        x = self.down(F.pixel_unshuffle(x, 2))
+        x = strided(self.down, x, 2)
         for block in self.latent:
             x = block(x)
         return x
