@@ -2,7 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-BENCH := sim decode dispatch lift bev transport transport_nodes
+BENCH := sim decode dispatch lift bev transport transport_nodes rans
 
 .PHONY: demo test test-all lint bench clean
 demo: $(STAMP)
@@ -26,7 +26,7 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q -c constraints.txt torch
-	$(VENV)/bin/pip install -q -c constraints.txt -e ".[embedded,view,torch,export,train,eval,test,lint,ros-build]"
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[embedded,view,torch,export,train,eval,test,lint,bench,ros-build]"
 	$(VENV)/bin/pip install -q -c constraints.txt --no-deps nuscenes-devkit
 	touch $@
 

@@ -28,6 +28,20 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a codec of a few thousand weights under the name of a bundled one."""
+    pytest.importorskip("torch", reason="making test weights needs torch")
+    from bevstack.codec.weights import save_weights
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "codec"))
+    from tiny import make_net, tiny_config
+
+    folder = tmp_path_factory.mktemp("codecs")
+    save_weights(folder / "codec-nano.safetensors", make_net(tiny_config()), {"what": "test"})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Exported graphs go to a folder of the test run."""
     return {**os.environ, "BEVSTACK_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}

@@ -76,6 +76,34 @@ def test_records_what_can_be_run_again(start: Any, random_weights: Path, tmp_pat
     assert "no ego motion" not in err
 
 
+def test_learned_streams_are_recorded_and_play_back(
+    start: Any, random_weights: Path, tmp_path: Path, environment: dict[str, str], tiny_codec_folder: Path
+) -> None:
+    """Streams in the bag in place of JPEGs; the bag runs again, through the codec that the streams name."""
+    environment["BEVSTACK_WEIGHTS"] = str(tiny_codec_folder)
+    try:
+        words = ["--weights", random_weights, "--rate", "0"]
+        first = start("run", TINY, *words, "--encode", "--codec-quality", "60", "--record", "drive", "--json", "drive.json")
+        out, _ = finish(first)
+        assert "learned streams: 24 frames of 6 cameras" in out
+        streams = json.loads((tmp_path / "drive.json").read_text())["streams"]
+        counts = counts_of(tmp_path / "drive")
+        with AnyReader([tmp_path / "drive"]) as reader:
+            for camera in ("cam_front", "cam_back_right"):
+                assert counts[f"/{camera}/image_raw/vtc1"] == 4
+                assert f"/{camera}/image_raw/compressed" not in counts
+                wanted = [c for c in reader.connections if c.topic == f"/{camera}/image_raw/vtc1"]
+                recorded = [reader.deserialize(data, c.msgtype) for c, _, data in reader.messages(wanted)]
+                assert {m.format for m in recorded} == {"rgb8; vtc1 compressed"}
+                assert streams[camera]["bytes"] == sum(len(m.data) for m in recorded)
+        assert counts["/encoder_node/status"] == 24
+        out, err = finish(start("run", "drive", *words))
+        assert "4 sent, 4 in, 4 out, 0 dropped" in out
+        assert "no ego motion" not in err
+    finally:
+        environment.pop("BEVSTACK_WEIGHTS")
+
+
 @pytest.mark.parametrize("bag", ["scene0061_sample_mcap", pytest.param("scene0061_sample_sqlite3", marks=pytest.mark.slow)])
 def test_a_bag_of_one_instant(bag: str, shared: Path, start: Any, random_weights: Path) -> None:
     out, _ = finish(start("run", shared / "data" / "bags" / bag, "--weights", random_weights))

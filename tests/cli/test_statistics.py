@@ -14,6 +14,7 @@ from bevstack.cli.matches import Matches
 from bevstack.cli.report import headline, live_view, print_summary
 from bevstack.cli.statistics import Statistics
 from bevstack.geometry import Boxes3D
+from bevstack.viewer.learned import StreamStatus
 from bevstack.viewer.state import Status
 
 TWO = Boxes3D(np.array([[10.0, 0.0, 0.5], [20.0, 5.0, 0.5]]), np.ones((2, 3)), np.zeros(2), label=np.array([0, 7]))
@@ -54,6 +55,23 @@ def filled(count: int = 100) -> Statistics:
         )
         statistics.add_boxes(TWO)
     return statistics
+
+
+def test_learned_streams_in_the_summary() -> None:
+    statistics = filled()
+    for k in range(5):  # 2 Hz of 100 x 80 pixels, 500 bytes each; a lost frame counts as nothing
+        coded = StreamStatus("cam_front", "encode", k * 500_000_000, width=100, height=80, bytes=500, bits_per_pixel=0.5)
+        statistics.add_coded(coded)
+    statistics.add_coded(StreamStatus("cam_front", "encode", 3_000_000_000, reason="no memory"))
+    summary = statistics.summary("sim")
+    assert summary.streams == {"cam_front": {"frames": 5, "bytes": 2500, "bits_per_pixel": 0.5, "bits_per_second": 8000.0}}
+    assert summary.reason == "cam_front: no memory"
+    assert json.loads(json.dumps(summary.to_json()))["streams"]["cam_front"]["frames"] == 5
+    out = io.StringIO()
+    print_summary(Console(file=out, width=100), summary)
+    assert "learned streams: 5 frames of 1 cameras, 0.500 bits per pixel, 8 kbit/s" in out.getvalue()
+    print_summary(Console(file=(without := io.StringIO())), filled().summary("sim"))
+    assert "learned streams" not in without.getvalue()
 
 
 def test_summary_of_a_run() -> None:

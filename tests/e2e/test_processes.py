@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
 
 TOP = Path(__file__).resolve().parents[2]
 MODEL = "random:fastbev-micro"
@@ -142,6 +143,54 @@ def test_six_full_size_streams_lose_nothing(transport: str, seconds: float) -> N
     assert result["lost"] == 0, result
     assert result["instants"] > 0
     assert result["exit_codes"] == [0, 0]
+
+
+@pytest.mark.wire
+def test_learned_streams_between_processes(start: Callable[..., Process], tmp_path: Path) -> None:
+    """Cameras and encoder in one process, decoder in a second, recorder in a third: every camera's picture is exact."""
+    if not has_wire():
+        pytest.skip("the Cyclone DDS library is not there: pip install cyclonedds==11.0.1")
+    pytest.importorskip("torch", reason="making test weights needs torch")
+    sys.path.insert(0, str(TOP / "tests/codec"))
+    from tiny import make_net, tiny_config
+
+    from bevstack.codec.codec import ImageCodec
+    from bevstack.codec.weights import save_weights
+    from bevstack.ros import convert
+
+    weights = tmp_path / "tiny.safetensors"
+    save_weights(weights, make_net(tiny_config()), {"what": "test"})
+    decoder = start(*node("decoder_node", model=weights, lazy="false", image_transport="raw", image_reliability="reliable"))
+    decoder.wait_for("active: 6 cameras")
+    topics = "|".join((r"/cam_\w+/image_raw/vtc1", r"/cam_\w+/image_decoded", r"/\w+coder_node/status", "/diagnostics"))
+    recorder = start(*node("recorder", path=tmp_path / "out", exclude=f"'(?!({topics})$).*'"))
+    source = f'"{SMALL.format(seconds=600)}"'
+    encoder = start(*launch(source=source.strip('"'), bev="false", encode="true", codec=weights, codec_quality="70"))
+    encoder.wait_for("publishing 6 cameras")
+    wait_for_bag(tmp_path / "out", "/cam_back_right/image_decoded", recorder)
+    time.sleep(1.5)
+    assert encoder.end(signal.SIGINT) == 0, encoder.said
+    assert decoder.end(signal.SIGINT) == 0, decoder.said
+    assert recorder.end(signal.SIGINT) == 0, recorder.said
+    codec = ImageCodec(weights, "onnx")
+    streams: dict[tuple[str, int], bytes] = {}
+    compared: dict[str, int] = {}
+    with Reader(tmp_path / "out") as reader:
+        store = get_typestore(Stores.ROS2_JAZZY)
+        for connection, _, data in sorted(reader.messages(), key=lambda entry: not entry[0].topic.endswith("vtc1")):
+            camera, kind = connection.topic.split("/")[1], connection.topic.rpartition("/")[2]
+            if kind not in ("vtc1", "image_decoded"):
+                continue
+            message = store.deserialize_cdr(data, connection.msgtype)
+            key = (camera, convert.stamp_to_ns(message.header.stamp))
+            if kind == "vtc1":
+                streams[key] = message.data.tobytes()
+            elif key in streams and compared.get(camera, 0) < 2:
+                assert message.header.frame_id == f"{camera}_optical_frame"
+                shown = message.data.reshape(message.height, message.width, 3)
+                assert (shown == codec.decode(streams[key]).rgb).all()
+                compared[camera] = compared.get(camera, 0) + 1
+    assert len(compared) == 6, compared
 
 
 @pytest.mark.parametrize(

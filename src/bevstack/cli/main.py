@@ -82,6 +82,14 @@ def run(
         bool, typer.Option("--detect/--no-detect", help="Look for boxes in the camera images, too (2D).")
     ] = False,
     detect_model: Annotated[str, typer.Option(help="2D model: bundled, a weights file, or an ONNX graph.")] = "giraffedet-nano",
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode/--no-encode", help="Make learned streams of the cameras; --record keeps them in place of the images."
+        ),
+    ] = False,
+    codec: Annotated[str, typer.Option(help="Codec of the streams: bundled, or a weights file.")] = "codec-nano",
+    codec_quality: Annotated[float | None, typer.Option(help="Quality of the streams, 0 to 100.")] = None,
     bev: Annotated[
         bool, typer.Option("--bev/--no-bev", help="Look for boxes in bird's-eye view; off for cameras without calibration.")
     ] = True,
@@ -117,6 +125,9 @@ def run(
             bev=bev,
             detect=detect,
             detect_model=detect_model,
+            encode=encode,
+            codec=codec,
+            codec_quality=codec_quality,
         )
     )
 

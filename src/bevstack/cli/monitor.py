@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from bevstack.frames.calibration import guess_camera
 from bevstack.frames.types import Frame
 from bevstack.geometry import Boxes2D, Boxes3D
+from bevstack.ros.interfaces import CodecStatus, Message
+from bevstack.ros.runtime import QoSProfile
+from bevstack.viewer.learned_topics import status_from_message
 from bevstack.viewer.node import OBSERVER_PARAMETERS, ObserverNode
 from bevstack.viewer.state import Status
 
@@ -50,6 +53,7 @@ class MonitorNode(ObserverNode):
         self.progress = threading.Event()
         """Set with every instant; the command clears it."""
         super().__init__(node_name, specs=OBSERVER_PARAMETERS, **kwargs)
+        self.create_subscription(CodecStatus, "encoder_node/status", self._on_coded, QoSProfile(depth=100))
 
     def take_status(self, status: Status) -> None:
         super().take_status(status)
@@ -58,6 +62,9 @@ class MonitorNode(ObserverNode):
             self._first_stamp = status.stamp
         self.seconds_of_source = (status.stamp - self._first_stamp) / 1e9
         self.progress.set()
+
+    def _on_coded(self, message: Message) -> None:
+        self.statistics.add_coded(status_from_message(message))
 
     def take_boxes(self, stamp: int, boxes: Boxes3D) -> None:
         super().take_boxes(stamp, boxes)

@@ -88,6 +88,16 @@ def live_view(summary: Summary, seconds: float, note: str = "") -> Group:
     return Group(*lines)
 
 
+def streams_line(summary: Summary) -> str:
+    """Learned streams of all cameras together; the rate is that of the source's own time."""
+    streams = summary.streams.values()
+    frames, size = (int(sum(s[key] for s in streams)) for key in ("frames", "bytes"))
+    pixels = sum(8 * s["bytes"] / s["bits_per_pixel"] for s in streams if s["bits_per_pixel"])
+    speed = sum(s["bits_per_second"] for s in streams)
+    each = f"{8 * size / max(1, pixels):.3f} bits per pixel" + (f", {speed / 1e3:.0f} kbit/s" if speed else "")
+    return f"learned streams: {frames} frames of {len(summary.streams)} cameras, {each}"
+
+
 def print_summary(console: Console, summary: Summary) -> None:
     """The end of a run."""
     sent = "" if summary.sent is None else f"{summary.sent} sent, "
@@ -102,6 +112,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     )
     if summary.truth is not None:
         console.print(summary.truth.line(), highlight=False, soft_wrap=True)
+    if summary.streams:
+        console.print(streams_line(summary), highlight=False, soft_wrap=True)
     if summary.stages:
         console.print()
         console.print(stage_table(summary))

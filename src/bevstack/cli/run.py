@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class RunOptions:
         bev: look for boxes in bird's-eye view.
         detect: look for boxes in the camera images.
         detect_model: name of bundled 2D weights, or path of a weights file or ONNX graph.
+        encode: make learned streams of the cameras; ``record`` then holds these in place of the images.
+        codec: name of bundled codec weights, or path of a weights file.
+        codec_quality: 0 to 100; None: the node's default.
     """
 
     source: str
@@ -64,6 +68,9 @@ class RunOptions:
     bev: bool = True
     detect: bool = False
     detect_model: str = "giraffedet-nano"
+    encode: bool = False
+    codec: str = "codec-nano"
+    codec_quality: float | None = None
 
     @property
     def live(self) -> bool:
@@ -217,6 +224,12 @@ def check(options: RunOptions) -> None:
         from bevstack.detect.weights import find_weights as find_detector
 
         find_detector(options.detect_model)
+    if options.codec_quality is not None and not 0 <= options.codec_quality <= 100:
+        raise BevstackError(f"codec-quality is {options.codec_quality:g}: it must be from 0 to 100")
+    if options.encode:
+        from bevstack.codec.weights import find_weights as find_codec
+
+        find_codec(options.codec)
     if options.bev and not options.model.startswith("random:"):  # untrained weights, for measuring a machine
         from bevstack.bev.weights import find_weights
 
@@ -317,6 +330,13 @@ def graph(options: RunOptions) -> list[Any]:
         "detect": "true" if options.detect else "false",
         "detect_model": options.detect_model,
         "lockstep_with": ",".join(f"{node}/status" for node in perception),
+        "encode": "true" if options.encode else "false",
+        "codec": options.codec if options.encode else "",
+        "codec_quality": "" if options.codec_quality is None else str(options.codec_quality),
+        # Bits go where the boxes are, if somebody looks for them.
+        "codec_regions": "detect_node/{camera}/detections_2d" if options.encode and options.detect else "",
+        "decode": "true" if options.encode and options.view_port is not None else "false",
+        "wait_for_subscribers": str(len(perception) + options.encode),
         **seen.arguments,
     }
     extra: dict[str, dict[str, Any]] = {
@@ -328,11 +348,15 @@ def graph(options: RunOptions) -> list[Any]:
         # The first instant may wait for the engine to warm up.
         "camera_node": {
             **({"lockstep_timeout": 60.0} if lockstep else {}),
+            **({"stream_status_topic": "encoder_node/status"} if lockstep and options.encode else {}),
             # Truth takes rendering time: in real time only where somebody looks at it.
             **({"truth_topic": "truth/detections"} if lockstep or options.view_port is not None or options.picture else {}),
         },
         # A bag of recorded data lies on its own time, however fast it was worked on, so that it plays as it happened.
-        "recorder": {"timestamps": "header" if values["stamps"] == "source" and not live else "receive"},
+        "recorder": {
+            "timestamps": "header" if values["stamps"] == "source" and not live else "receive",
+            **({"exclude": streams_only(values.get("image_topic_template", ""))} if options.encode else {}),
+        },
         "viewer": {"port": options.view_port, "source": options.source, **follow},
     }
     nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
@@ -354,6 +378,14 @@ def graph(options: RunOptions) -> list[Any]:
         source=False,
     )
     return [monitor, *nodes]
+
+
+def streams_only(template: str) -> str:
+    """What a recorder leaves out where learned streams take the images' place: regular expression of topics."""
+    from bevstack.ros.graph import NOT_RECORDED
+
+    images = re.escape(template or "{camera}/image_raw").replace(re.escape("{camera}"), "[^/]+")
+    return f"{NOT_RECORDED}|(.*/)?{images.lstrip('/')}(/compressed)?"
 
 
 def demo(

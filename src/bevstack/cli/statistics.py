@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bevstack.geometry import Boxes2D, Boxes3D
+from bevstack.viewer.learned import StreamStatus
 from bevstack.viewer.state import Status
 
 from .matches import Matches
@@ -35,6 +36,33 @@ class Spread:
         return Spread(round(float(p50), 3), round(float(p95), 3), round(float(data.max()), 3))
 
 
+@dataclass
+class _Coded:
+    """What one camera's learned stream has come to; stamps in nanoseconds."""
+
+    first: int
+    last: int = 0
+    frames: int = 0
+    bytes: int = 0
+    pixels: int = 0
+
+    def add(self, status: StreamStatus) -> None:
+        self.last = status.stamp
+        self.frames += 1
+        self.bytes += status.bytes
+        self.pixels += status.width * status.height
+
+    def summary(self) -> dict[str, float]:
+        seconds = (self.last - self.first) / 1e9
+        period = seconds / (self.frames - 1) if self.frames > 1 else 0.0
+        return {
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "bits_per_pixel": round(8 * self.bytes / max(1, self.pixels), 4),
+            "bits_per_second": round(8 * self.bytes / (self.frames * period), 1) if period > 0 else 0.0,
+        }
+
+
 @dataclass(frozen=True)
 class Summary:
     """The end of a run, as printed and as JSON.
@@ -52,6 +80,8 @@ class Summary:
         cameras: per camera {frames, drops}.
         reason: the last problem that the pipeline named, "" if none.
         files: what was written: bag, picture.
+        streams: per camera {frames, bytes, bits_per_pixel, bits_per_second} of learned streams, where they are made; the last
+            counts the source's own seconds.
     """
 
     source: str
@@ -71,6 +101,7 @@ class Summary:
     reason: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     boxes2d: int = 0
+    streams: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; durations in milliseconds."""
@@ -93,6 +124,7 @@ class Statistics:
         self._instants = 0
         self._boxes = self._boxes2d = 0
         self._matches = Matches()
+        self._streams: dict[str, _Coded] = {}
         self._reason = ""
 
     def add(self, status: Status) -> None:
@@ -121,6 +153,14 @@ class Statistics:
         """2D boxes of one image."""
         with self._lock:
             self._boxes2d += len(boxes)
+
+    def add_coded(self, status: StreamStatus) -> None:
+        """A frame of a learned stream (or its loss)."""
+        with self._lock:
+            if status.bytes:
+                self._streams.setdefault(status.camera, _Coded(status.stamp)).add(status)
+            elif status.reason:
+                self._reason = f"{status.camera}: {status.reason}"
 
     @property
     def status(self) -> Status:
@@ -156,6 +196,7 @@ class Statistics:
                 reason=self._reason,
                 files=files,
                 boxes2d=self._boxes2d,
+                streams={name: coded.summary() for name, coded in self._streams.items()},
             )
 
     @staticmethod

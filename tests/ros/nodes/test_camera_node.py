@@ -16,7 +16,7 @@ from bevstack.errors import SourceError
 from bevstack.frames.types import Frame, FrameSet
 from bevstack.geometry import Camera, pose
 from bevstack.ros import convert
-from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CompressedImage, DiagnosticStatus, Image
+from bevstack.ros.interfaces import Bool, CameraInfo, Clock, CodecStatus, CompressedImage, DiagnosticStatus, Image
 from bevstack.ros.nodes.camera_node import CameraNode
 from bevstack.ros.nodes.topics import latched_qos
 from bevstack.ros.runtime import Parameter
@@ -144,6 +144,33 @@ def test_lockstep_loses_nothing(bench: Bench, model: FakeModel) -> None:
     until(lambda: bench.statuses and bench.statuses[-1].instants_out == 25, "the last status")
     assert bench.statuses[-1].frame_drop_ratio == 0
     np.testing.assert_allclose(slow.seen[3].frames["right"].T_world_ego[0, 3], (4 * PERIOD + 20_000_000) * 1e-9)
+
+
+def test_lockstep_waits_for_every_camera_of_the_streams(bench: Bench, model: FakeModel) -> None:
+    """Statuses of an encoder come per camera; the next instant is sent when the last camera has answered."""
+    bev = bench.add(bev_node(model))
+    node = bench.add(
+        camera_node(TinySource(5), lockstep=True, wait_for_subscribers=1, stream_status_topic="encoder_node/status")
+    )
+    waiting: list[tuple[str, Any]] = []
+    for name in NAMES:
+        topic = f"{name}/image_raw/compressed"
+        bench.node.create_subscription(CompressedImage, topic, lambda m, name=name: waiting.append((name, m.header)), 10)
+    answers = bench.publisher(CodecStatus, "encoder_node/status")
+    bench.start()
+    assert bev.autostart()
+    node.start()
+    for k in range(5):
+        until(lambda: len(waiting) == 3, "three frames of an instant")
+        until(lambda k=k: len(bench.statuses) == k + 1, "the model's answer")
+        (_, _), (_, _), (last, header) = waiting
+        for name, stamped in waiting[:2]:
+            answers.publish(CodecStatus(camera=name, header=stamped))
+        threading.Event().wait(0.05)
+        assert len(waiting) == 3, "one camera is missing: nothing is sent"
+        waiting.clear()
+        answers.publish(CodecStatus(camera=last, header=header, reason="lost"))
+    assert node.finished.wait(30)
 
 
 @pytest.mark.parametrize("fault", ["broken", "missing"])

@@ -30,6 +30,7 @@ from bevstack.ros.interfaces import (
     Bool,
     CameraInfo,
     Clock,
+    CodecStatus,
     CompressedImage,
     Detection3DArray,
     DiagnosticStatus,
@@ -65,6 +66,11 @@ PARAMETERS: tuple[Spec, ...] = (
         "status_topic",
         "bev_node/status",
         "where the perception node tells what it has finished; several topics, comma separated: all are waited for",
+    ),
+    Spec(
+        "stream_status_topic",
+        "",
+        "in lockstep also waited for: where encoder_node tells which frames it has coded, as encoder_node/status; empty: none",
     ),
     Spec("publish_tf", True, "publish mounting and ego motion"),
     Spec("base_frame", "base_link", "ego frame"),
@@ -107,6 +113,7 @@ class CameraNode(Node):
         self._outstanding: dict[str, deque[int]] = {
             topic.strip(): deque() for topic in p["status_topic"].split(",") if topic.strip()
         }
+        self._coded: dict[str, str] = {}  # camera -> its key in ``_outstanding``
         self._answered = threading.Condition()
         self._unanswered = 0
         self._longest_answer = 0.0
@@ -132,6 +139,10 @@ class CameraNode(Node):
         if self._lockstep:
             for topic in self._outstanding:
                 self.create_subscription(PipelineStatus, topic, partial(self._on_status, topic), QoSProfile(depth=10))
+            if p["stream_status_topic"]:
+                self._coded = {name: f"{p['stream_status_topic']} ({name})" for name in self._rig}
+                self._outstanding |= {key: deque() for key in self._coded.values()}
+                self.create_subscription(CodecStatus, p["stream_status_topic"], self._on_coded, QoSProfile(depth=100))
         self._place(dict(self._source.cameras))
         self._updater = diagnostic_updater.Updater(self, period=1.0)
         self._updater.setHardwareID("bevstack")
@@ -285,14 +296,19 @@ class CameraNode(Node):
             instant.add(frame.camera.name)
             if self._stopping.is_set():
                 return
+            coded = self._coded.get(frame.camera.name)
+            if coded is not None and self._lockstep:
+                with self._answered:
+                    self._outstanding[coded].append(stamp)
             self._send(frame, stamp, image, encoded)
             if reference:
                 self._send_truth(frame, stamp)
                 self.instants_sent += 1
                 if self._lockstep:
                     with self._answered:
-                        for stamps in self._outstanding.values():
-                            stamps.append(stamp)
+                        for key, stamps in self._outstanding.items():
+                            if key not in self._coded.values():
+                                stamps.append(stamp)
         if self._stopping.is_set():
             return
         if self._lockstep:
@@ -358,9 +374,17 @@ class CameraNode(Node):
 
         An instant that is given up is answered with the stamp of its newest frame, which is not older than the reference's.
         """
-        done = convert.stamp_to_ns(message.header.stamp)
+        self._answer(topic, convert.stamp_to_ns(message.header.stamp))
+
+    def _on_coded(self, message: Message) -> None:
+        """A frame of one camera has been coded, or was lost."""
+        key = self._coded.get(message.camera)
+        if key is not None:
+            self._answer(key, convert.stamp_to_ns(message.header.stamp))
+
+    def _answer(self, key: str, done: int) -> None:
         with self._answered:
-            stamps = self._outstanding[topic]
+            stamps = self._outstanding[key]
             while stamps and stamps[0] <= done:
                 stamps.popleft()
             self._answered.notify_all()
