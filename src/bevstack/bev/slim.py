@@ -84,7 +84,11 @@ def slimmable(config: FastBEVConfig, widths: Sequence[float]) -> Slimmable[FastB
 
     from .network import FastBEVNet
 
-    return Slimmable(lambda width: FastBEVNet(narrow(config, width)), widths, lambda name: name.startswith(_IMAGE))
+    return Slimmable(lambda width: FastBEVNet(narrow(config, width)), widths, _own_norm)
+
+
+def _own_norm(name: str) -> bool:
+    return name.startswith(_IMAGE)
 
 
 def sort_image_channels(net: FastBEVNet) -> None:
@@ -151,7 +155,7 @@ def load_width(path: str | Path) -> FastBEVNet:
     width = info.width(wanted, base)
     net = FastBEVNet(narrow(info.config, width))
     try:
-        state = narrow_state(files.read_tensors(base, info.sha256), net, width, {})
+        state = narrow_state(files.read_tensors(base, info.sha256), net, width, info.widths[-1], _own_norm, {})
     except ValueError as error:
         raise CheckpointError(f"{base} does not fit {net.config.name}: {error}; copy the file again") from error
     load_exactly(net, state, base, net.config.name)

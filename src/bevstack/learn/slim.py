@@ -45,6 +45,7 @@ class SlimOptions(TrainOptions):
 
     perspective: float = 0.0
     freeze: float = 1.0
+    warmup: int = 30
     widths: tuple[float, ...] = SLIM_WIDTHS
     features: float = 4.0
     outputs: float = 1.0

@@ -186,7 +186,8 @@ class Slimmable(nn.Module, Generic[NetT]):
         """An ordinary network of one width with copies of its tensors, in eval mode: for export, engines, files."""
         self.at(width)
         net = self._build(width)
-        net.load_state_dict(narrow_state(self.tensors(), net, width, self._parts(width)))
+        state = narrow_state(self.tensors(), net, width, self.widths[-1], self._private, self._parts(width))
+        net.load_state_dict(state)
         return net.eval()
 
 
@@ -194,21 +195,28 @@ def _key(width: float) -> str:
     return str(width).replace(".", "_")  # a dot would part the name
 
 
-def narrow_state(tensors: Mapping[str, Tensor], net: nn.Module, width: float, parts: Mapping[str, Parts]) -> dict[str, Tensor]:
+def narrow_state(
+    tensors: Mapping[str, Tensor],
+    net: nn.Module,
+    width: float,
+    widest: float,
+    private: Callable[[str], bool],
+    parts: Mapping[str, Parts],
+) -> dict[str, Tensor]:
     """State dict of the ordinary network ``net`` of a width, out of ``Slimmable.tensors``. What is not there is left out.
 
     Raises:
         ValueError: a tensor is smaller than this width needs.
     """
+    own = {n for n, m in net.named_modules() if isinstance(m, NORMS) and private(n)} if width != widest else set()
     state = {}
-    for name, own in net.state_dict().items():
-        private = tensors.get(f"{width}/{name}")
-        if private is not None:
-            state[name] = private
-        elif name in tensors:
-            module = name.rpartition(".")[0]
-            try:
-                state[name] = leading(tensors[name], own.shape, parts.get(module) if own.dim() > 1 else None).clone()
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+    for name, wanted in net.state_dict().items():
+        module = name.rpartition(".")[0]
+        source = f"{width}/{name}" if module in own else name
+        if source not in tensors:
+            continue
+        try:
+            state[name] = leading(tensors[source], wanted.shape, parts.get(module) if wanted.dim() > 1 else None).clone()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     return state
