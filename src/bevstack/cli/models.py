@@ -51,6 +51,29 @@ def weights_list() -> None:
         print(f"{name:<18} {place}")
 
 
+@weights_app.command("sizes")
+@plainly
+def weights_sizes() -> None:
+    """Parameters and multiply-accumulates of every Fast-BEV rung, counted on the network itself (no weights needed)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bevstack.bev.complexity import complexity
+    from bevstack.bev.config import CONFIGS
+
+    table = Table()
+    for column in ("rung", "input", "voxels", "parameters M", "image GMAC", "BEV GMAC", "total"):
+        table.add_column(column, justify="left" if column == "rung" else "right")
+    for name, config in CONFIGS.items():
+        c = complexity(config)
+        counts = (f"{value / 1e9:.1f}" if value > 1e10 else f"{value / 1e9:.2f}" for value in (c.image, c.bev, c.total))
+        size = "x".join(map(str, config.image_hw))
+        table.add_row(name, size, "x".join(map(str, config.grid.n)), f"{c.parameters / 1e6:.3f}", *counts)
+    out = Console(width=max(Console().width, 100))
+    out.print(table)
+    out.print("image: the six current images, features of the past come from the cache; BEV: encoder and head")
+
+
 @weights_app.command("info")
 @plainly
 def weights_info(weights: Annotated[str, typer.Argument(help="Weights file, or name of a rung.")]) -> None:
