@@ -311,6 +311,7 @@ def _weights(path: Path, most: float, shape: tuple[int, ...]) -> Any:
 
 def _stream_facts(data: bytes) -> dict[str, Any]:
     from bevstack.codec.bitstream import read
+    from bevstack.codec.gains import RATE_UNIT
     from bevstack.codec.picture import known_models
 
     stream = read(data)
@@ -325,7 +326,7 @@ def _stream_facts(data: bytes) -> dict[str, Any]:
         "bits per pixel": round(8 * len(data) / (header.width * header.height), 4),
         "model": header.model_id.hex() + (f" ({', '.join(names)})" if names else " (no such weights here)"),
         "decoder weights": "not said" if header.reconstruction_id is None else f"{header.reconstruction_id:08x}",
-        "rate": header.rate,
+        "rate point": header.rate / RATE_UNIT,
         "tiles": len(header.grid),
         "layers": len(stream.layers),
         "tile side": 64 * header.tile_size or "one tile",

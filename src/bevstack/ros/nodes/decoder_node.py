@@ -102,6 +102,8 @@ class DecoderNode(StreamNode):
 
     def work(self, camera: str, message: Message) -> Done:
         """Decode the stream, publish the picture in the forms that are wanted."""
+        from bevstack.codec.gains import RATE_UNIT
+
         assert self._decoder is not None
         started = time.perf_counter()
         data = bytes(convert.image_bytes(message))
@@ -127,7 +129,7 @@ class DecoderNode(StreamNode):
             header.width,
             header.height,
             len(data),
-            header.rate,
+            header.rate / RATE_UNIT,
             stages,
             damaged=len(shown.damage),
             reason="; ".join(reasons[:3]),
