@@ -13,7 +13,7 @@ from bevstack.bev.config import CAMERA_ORDER, CONFIGS, FastBEVConfig
 from bevstack.bev.decode import decode_maps
 from bevstack.bev.network import FastBEVNet
 from bevstack.frames.sim import SimulatedDrive
-from bevstack.learn.evaluate import EvaluationError, detect, evaluate_simulated, evaluate_source
+from bevstack.learn.evaluate import EvaluationError, detect, evaluate_simulated, evaluate_source, evaluate_together
 from bevstack.learn.simulated import input_camera
 from bevstack.learn.train import Trainer, TrainOptions
 
@@ -42,6 +42,17 @@ def test_scores_say_what_was_measured(net: FastBEVNet) -> None:
     assert plain["engine"] == "torch"
     assert 0.0 <= result.mean_ap < 0.2  # random weights
     assert result.table().row_count == 10
+
+
+def test_several_models_are_scored_on_the_same_pictures(net: FastBEVNet, tiny: FastBEVConfig) -> None:
+    torch.manual_seed(4)
+    other = FastBEVNet(tiny).eval()
+    models = [FastBEV(n, "torch", threads=1) for n in (net, other)]
+    both = evaluate_together(models, [1, 2], seconds=1.0, image_width=160)
+    for one, together in zip((net, other), both):
+        alone = evaluate_simulated(one, [1, 2], "torch", seconds=1.0, image_width=160, threads=1)
+        assert together.mean_ap == alone.mean_ap
+        assert together.instants == alone.instants == 4
 
 
 def test_nothing_to_score_is_an_error(net: FastBEVNet) -> None:

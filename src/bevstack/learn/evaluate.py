@@ -87,28 +87,58 @@ def evaluate_simulated(
     Raises:
         EvaluationError: no seeds.
     """
+    bev = _open(model, engine, threads)
+    watches = [watch] if watch is not None else []
+    return evaluate_together(
+        [bev], seeds, seconds=seconds, rate=rate, image_width=image_width, progress=progress, watches=watches
+    )[0]
+
+
+def evaluate_together(
+    models: Sequence[FastBEV | TwoSided],
+    seeds: Sequence[int] = tuple(range(16)),
+    *,
+    seconds: float = 10.0,
+    rate: float = RATE,
+    image_width: int = 800,
+    progress: Callable[[int, int], None] | None = None,
+    watches: Sequence[Watch] = (),
+) -> list[DetectionResult]:
+    """``evaluate_simulated`` of several models on the same pictures, which take longer to draw than to look at.
+
+    Args:
+        models: open ones; each gets every instant.
+        watches: one per model, or none.
+
+    Raises:
+        EvaluationError: no seeds.
+    """
     if not seeds:
         raise EvaluationError("no seeds to score: give at least one, for example --seeds 0-15")
     started = time.monotonic()
-    bev = _open(model, engine, threads)
-    pairs: list[Pair] = []
-    times: list[float] = []
+    pairs: list[list[Pair]] = [[] for _ in models]
+    times: list[list[float]] = [[] for _ in models]
     total = len(seeds) * max(1, round(seconds * rate))
+    done = 0
     for seed in seeds:
         with SimulatedDrive(seed, rate=rate, duration=seconds, image_width=image_width) as drive:
-            bev.reset()
+            for bev in models:
+                bev.reset()
             for instant in drive:
-                boxes = bev(instant)
-                times.append(bev.timings["total"])
                 assert instant.truth is not None
-                pairs.append((boxes, instant.truth))
-                if watch is not None:
-                    watch(instant, boxes)
+                for n, bev in enumerate(models):
+                    boxes = bev(instant)
+                    times[n].append(bev.timings["total"])
+                    pairs[n].append((boxes, instant.truth))
+                    if watches:
+                        watches[n](instant, boxes)
+                done += 1
                 if progress is not None:
-                    progress(len(pairs), total)
-    result = score_detections(pairs)
+                    progress(done, total)
     drives = {"data": "simulated drives", "seeds": list(map(int, seeds)), "seconds": seconds, "rate": rate}
-    return replace(result, details={**drives, **_details(bev, times, started)})
+    return [
+        replace(score_detections(p), details={**drives, **_details(bev, t, started)}) for bev, p, t in zip(models, pairs, times)
+    ]
 
 
 def evaluate_source(
