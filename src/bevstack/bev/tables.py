@@ -165,6 +165,7 @@ def rig_table(
     T_world_ego_now: ArrayLike = _EYE,
     T_world_ego_images: Sequence[ArrayLike] | None = None,
     rectified: bool | Sequence[bool] = True,
+    T_lidar_grid: ArrayLike = _EYE,
     out: Table | None = None,
 ) -> Table:
     """Table (V,) of one instant of a rig, with whatever lenses it has.
@@ -175,6 +176,8 @@ def rig_table(
         T_world_ego_now: (4, 4) ego pose of the current instant.
         T_world_ego_images: (4, 4) per slot, ego pose at each image's exposure; None: no motion (the static table).
         rectified: whether distortion was already removed from the images (per slot or for all).
+        T_lidar_grid: (4, 4) where the grid lies in the LiDAR frame, if elsewhere than usual: turned, mirrored, scaled
+            (augmentation in training).
 
     Raises:
         CalibrationError: too many cameras, or a projection that is not finite.
@@ -194,6 +197,7 @@ def rig_table(
         matrix = image_transform(camera.width, camera.height, config).matrix if given is None else given
         past = _EYE if T_world_ego_images is None else T_world_ego_images[slot]
         transform = lidar_to_camera(camera, config, _EYE if T_world_ego_images is None else T_world_ego_now, past)
+        transform = transform @ np.asarray(T_lidar_grid, np.float64)
         if camera.distorted and not straight[slot]:
             points = grid_points(config.grid) if points is None else points
             bent[slot] = _distorted_cells(camera, matrix, config.lift_stride, transform, points, config.feature_hw)

@@ -7,6 +7,8 @@ positions over at most 1.5 s, as the devkit's ``box_velocity`` defines them.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -238,9 +240,15 @@ class NuScenesSource(FrameSource):
             return np.full(2, np.nan)
         return (np.asarray(last["translation"], float)[:2] - np.asarray(first["translation"], float)[:2]) / span
 
-    def truth(self, sample: str, T_world_ego: Matrix) -> Boxes3D:
-        """True boxes of a sample in the ego frame of the given pose; unknown velocities are zero; ids number the instances."""
+    def truth(self, sample: str, T_world_ego: Matrix, measured: bool = False) -> Boxes3D:
+        """True boxes of a sample in the ego frame of the given pose; unknown velocities are zero; ids number the instances.
+
+        Args:
+            measured: leave out boxes in which there is no LiDAR point, as in training (brief fast-bev, section 4).
+        """
         rows = self._boxes.get(sample, [])
+        if measured:
+            rows = [row for row in rows if int(row.get("num_lidar_pts", 1)) > 0]
         if not rows:
             return Boxes3D.empty()
         poses = [_pose(row) for row in rows]
@@ -262,6 +270,56 @@ class NuScenesSource(FrameSource):
             raise SourceError(f"{self.name}: image {image.file} cannot be read: {error.strerror}") from None
         return Frame(image.calibration, image.stamp, encoded=encoded, T_world_ego=image.T_world_ego)
 
+    def key_samples(self) -> list[str]:
+        """Tokens of the samples that have images, scene after scene, in order of time."""
+        tokens = []
+        for scene in self._scenes:
+            token = str(scene["first_sample_token"])
+            while token:
+                if self._images_by_sample.get(token):
+                    tokens.append(token)
+                token = str(self._tables["sample"][token]["next"])
+        return tokens
+
+    def key_instant(self, sample: str, measured: bool = False) -> FrameSet:
+        """The key instant of a sample, images still compressed. ``measured``: see ``truth``."""
+        images = self._images_by_sample[sample]
+        frames = {name: self._frame(images[name]) for name in self._cameras if name in images}
+        stamp, ego = self._instant(sample)
+        return FrameSet(stamp, frames, ego, self.truth(sample, ego, measured))
+
+    def classes_in(self, sample: str) -> set[int]:
+        """Labels of the boxes with at least one LiDAR point, without reading an image."""
+        rows = self._boxes.get(sample, [])
+        return {self._labels[row["instance_token"]] for row in rows if int(row.get("num_lidar_pts", 1)) > 0}
+
+    def past(self, sample: str, age: float, tolerance: float = 0.15) -> dict[str, Frame] | None:
+        """Images taken ``age`` seconds before a sample, in the same scene: of every camera of the key instant the one nearest
+        in time, key image or sweep (open the source with ``sweeps=True`` to have those). Never one from the sample's own
+        instant or later.
+
+        Returns:
+            None if a camera has none within ``tolerance`` seconds.
+        """
+        now = self._images_by_sample[sample]
+        stamp, _ = self._instant(sample)
+        scene = self._images[str(self._tables["sample"][sample]["scene_token"])]
+        wanted, slack = stamp - round(age * 1e9), round(tolerance * 1e9)
+        # The list is in stamp order: only the window around the wanted time is looked at.
+        first = bisect.bisect_left(scene, wanted - slack, key=lambda image: image.stamp)
+        best: dict[str, _Image] = {}
+        for image in itertools.islice(scene, first, None):
+            if image.stamp > wanted + slack:
+                break
+            if image.camera not in now or image.stamp >= now[image.camera].stamp:
+                continue
+            other = best.get(image.camera)
+            if other is None or abs(image.stamp - wanted) < abs(other.stamp - wanted):
+                best[image.camera] = image
+        if set(best) != {name for name in now if name in self._cameras}:
+            return None
+        return {name: self._frame(best[name]) for name in self._cameras if name in best}
+
     def frames(self) -> Iterator[Frame]:
         """All images, scene after scene, in stamp order."""
         for scene in self._scenes:
@@ -272,15 +330,10 @@ class NuScenesSource(FrameSource):
         if self.sweeps:
             yield from super().__iter__()
             return
-        for scene in self._scenes:
-            token = str(scene["first_sample_token"])
-            while token:
-                images = self._images_by_sample.get(token, {})
-                frames = {name: self._frame(images[name]) for name in self._cameras if name in images}
-                if frames:
-                    stamp, ego = self._instant(token)
-                    yield FrameSet(stamp, frames, ego, self.truth(token, ego))
-                token = str(self._tables["sample"][token]["next"])
+        for token in self.key_samples():
+            instant = self.key_instant(token)
+            if instant.frames:
+                yield instant
 
     def _instant(self, sample: str) -> tuple[int, Matrix]:
         """Stamp and ego pose that the annotations of a sample belong to."""
