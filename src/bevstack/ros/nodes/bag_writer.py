@@ -12,11 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import yaml
+import zstandard
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat, Qos
 from rosbags.rosbag2.enums import CompressionMode
 from rosbags.rosbag2.metadata import dump_qos_v9
@@ -29,6 +31,8 @@ from bevstack.ros.runtime.typestore import typestore
 
 _VERSION = 9
 _FOREVER = 2**63 - 1
+_LEVEL = 1  # passes pictures at gigabytes per second; level 3 saves 1 % more and takes twice the time
+_WORTH = 0.95
 
 
 class BagError(BevstackError):
@@ -97,6 +101,14 @@ class _Split:
     flushed: float = field(default_factory=time.monotonic)
 
 
+def _pack(storage: McapWriter, chunk: bytes) -> bytes:
+    """What is written of a chunk; ``storage`` is told which form that is before it writes the chunk's head."""
+    packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(chunk)
+    worth = len(packed) < _WORTH * len(chunk)
+    storage.compression = "zstd" if worth else ""
+    return packed if worth else chunk
+
+
 class BagWriter:
     """Writes one bag.
 
@@ -107,6 +119,7 @@ class BagWriter:
         flush_seconds: what is younger than this may be lost to a power cut.
         min_free_bytes: stop when the disk has less free space than this.
         reserve_bytes: given up at the end if the disk is full, for index and metadata.
+        compress: pack mcap chunks with zstandard. A chunk that does not get smaller, as of pictures, is left as it is.
 
     Raises:
         BagError: the folder exists already or cannot be created.
@@ -121,8 +134,10 @@ class BagWriter:
         flush_seconds: float = 1.0,
         min_free_bytes: int = 0,
         reserve_bytes: int = 1 << 20,
+        compress: bool = False,
     ) -> None:
         self.path = Path(path)
+        self._compress = compress
         self._split_bytes, self._split_ns = split_bytes, split_ns
         self._flush_seconds, self._min_free = flush_seconds, min_free_bytes
         self.topics: dict[str, _Topic] = {}
@@ -251,6 +266,8 @@ class BagWriter:
         folder.rmdir()
         file = _File(path)
         storage.bio = file  # type: ignore[assignment]  # it writes and tells, no more
+        if self._compress:
+            storage.compressor = partial(_pack, storage)
         return _Split(path, storage, file)
 
     def _next_split(self, stamp: int) -> None:

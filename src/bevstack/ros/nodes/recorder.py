@@ -40,6 +40,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("split_seconds", 0.0, "start a new file after this time; 0: never", low=0.0, high=86400.0),
     Spec("queue_megabytes", 256, "most data waiting for the disk; more is dropped and counted", low=1, high=65536),
     Spec("min_free_megabytes", 50, "stop when the disk has less free space", low=0, high=10_000_000),
+    Spec("compression", "zstd", "packing of what is no picture, within the mcap file", choices=("none", "zstd")),
     Spec("timestamps", "receive", "stamp messages when received, or with their own header", choices=("receive", "header")),
     Spec("discovery_period", 0.1, "seconds between two looks for new topics", low=0.01, high=60.0),
 )
@@ -69,6 +70,7 @@ class RecorderNode(Node):
             split_bytes=int(p["split_megabytes"]) << 20,
             split_ns=round(p["split_seconds"] * 1e9),
             min_free_bytes=int(p["min_free_megabytes"]) * 1_000_000,
+            compress=p["compression"] == "zstd",
         )
         self.path = path
         self.reason = ""
