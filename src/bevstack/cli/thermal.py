@@ -1,4 +1,4 @@
-"""``bevstack thermal``: what the machine's sensors say."""
+"""``bevstack thermal``: what the machine's sensors say, whether the model still holds, what a board can carry."""
 
 from __future__ import annotations
 
@@ -25,6 +25,47 @@ def zones(
     from bevstack.thermal.live import show
 
     show(root, seconds=seconds, period=period, csv=csv, write=typer.echo, sleep=time.sleep)
+
+
+@thermal_app.command()
+@plainly
+def watch(
+    seconds: Annotated[float, typer.Option(help="How long to watch.")] = 60.0,
+    period: Annotated[float, typer.Option(help="Seconds between readings.")] = 1.0,
+    root: Annotated[Path, typer.Option(help="Where sysfs is mounted.")] = Path("/sys"),
+    csv: Annotated[Path | None, typer.Option(help="Also write every reading to this file.")] = None,
+) -> None:
+    """Show live values of every temperature sensor for a minute."""
+    from bevstack.thermal.live import show
+
+    show(root, seconds=seconds, period=period, csv=csv, write=typer.echo, sleep=time.sleep)
+
+
+@thermal_app.command()
+@plainly
+def check(
+    log: Annotated[Path, typer.Argument(help="Recorded run: a bag with the governor's states, or a CSV file.")],
+    calibration: Annotated[Path | None, typer.Option(help="The stored thermal calibration that is to be checked.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Instead: a log of a healthy run with alternating rungs.")] = None,
+    topic: Annotated[str, typer.Option(help="Topic of the states; empty: the only one in the bag.")] = "",
+    window: Annotated[float, typer.Option(min=60.0, help="Seconds per test.")] = 600.0,
+    frame_ms: Annotated[float, typer.Option(min=1.0, help="Frame budget, ms: 5 % of it do not matter.")] = 100.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all reports to this file.")] = None,
+) -> None:
+    """Is the thermal and latency model still right? Exit code 1 if an alarm is raised."""
+    from .thermal_check import show_check
+
+    reports = show_check(
+        log,
+        calibration=calibration,
+        reference=reference,
+        topic=topic,
+        window=window,
+        frame_ms=frame_ms,
+        json_file=json_file,
+    )
+    if any(report.alarm for report in reports):
+        raise typer.Exit(1)
 
 
 @thermal_app.command()

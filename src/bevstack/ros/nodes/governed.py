@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -58,7 +57,7 @@ class GovernedNode:
     asked: Ask | None = None
     _heard: float | None = None
     _since: list[float] = field(default_factory=list)
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    _recent: list[float] = field(default_factory=list)
     _future: Any = None
     _sent_at: float = -math.inf
     _rate_known: bool = True
@@ -91,11 +90,14 @@ class GovernedNode:
     def latencies(self) -> list[float]:
         """Busy times since the last call, ms."""
         taken, self._since = self._since, []
-        self._recent.extend(taken)
+        if taken:
+            self._recent = taken
+        elif not self.alive:
+            self._recent = []
         return taken
 
     def latency(self) -> float:
-        """Median of the last items, ms; NaN before the first."""
+        """Median of the items between the last two calls of ``latencies`` that found some, ms; NaN before the first."""
         return float(median(self._recent)) if self._recent else math.nan
 
     def ask(self, rung: str, rate: float) -> None:
@@ -103,7 +105,7 @@ class GovernedNode:
         if self.asked is not None and (self.asked.rung, self.asked.rate) == (rung, rate):
             return
         if self.asked is None or self.asked.rung != rung:
-            self._recent.clear()
+            self._recent = []
         self.asked = Ask(rung, rate)
         self._sent_at = -math.inf
         self.tend()
@@ -146,7 +148,7 @@ class GovernedNode:
         """What the node runs is taken as what it was asked to."""
         rate = self.asked.rate if self.asked is not None else 1.0
         self.asked = Ask(rung, rate, self.clock(), True, True)
-        self._recent.clear()
+        self._recent = []
 
     def _send(self, ask: Ask, now: float) -> None:
         wanted = [Parameter("model.rung", value=ask.rung)]
