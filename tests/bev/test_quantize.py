@@ -83,11 +83,13 @@ def test_history_is_recorded_as_the_network_sees_it(feeds: list[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def spiky(feeds: list[Any]) -> tuple[bytes, list[Any]]:
-    """A graph one of whose layers bears quantisation badly: one output channel of the box head is a hundred times as large as
-    the others; and its instants."""
+    """A graph one of whose layers bears quantisation badly: the velocities that the box head answers lie near 1000, so that one
+    step of its 8 bits is larger than all other answers; and its instants."""
     net = network(TINY)
     with torch.no_grad():
-        net.bbox_head.conv_reg.weight[4] *= 100.0
+        net.bbox_head.conv_reg.weight.normal_(std=3.0)
+        assert net.bbox_head.conv_reg.bias is not None
+        net.bbox_head.conv_reg.bias[7::9] = 1000.0
     graph = export_graph(net, weights_sha256="abc")
     run = OnnxEngine(graph).run
     return graph, [(feed, run(feed)) for feed, _ in feeds]
@@ -95,13 +97,13 @@ def spiky(feeds: list[Any]) -> tuple[bytes, list[Any]]:
 
 def test_int8_is_near_float_and_runs_as_the_float_graph_does(spiky: tuple[bytes, list[Any]], tmp_path: Path) -> None:
     graph, wanted = spiky
-    content, report = quantise_graph(graph, TINY, wanted[:3], wanted[3:], QuantizeOptions(limit=0.2))
+    content, report = quantise_graph(graph, TINY, wanted[:3], wanted[3:], QuantizeOptions(limit=0.12))
     assert set(report.alone) == set(layers(prepared(graph)))
     assert next(iter(report.alone)) == HEAD, "the layer that bears it least comes first"
     assert report.kept[0] == HEAD
     assert len(report.kept) < len(report.alone)
-    assert report.error <= 0.2 < report.everything
-    assert json.loads(report.to_json())["options"]["limit"] == 0.2
+    assert report.error <= 0.12 < report.everything
+    assert json.loads(report.to_json())["options"]["limit"] == 0.12
     assert operators(content).count("QuantizeLinear") > 10
     file = tmp_path / "int8.onnx"
     file.write_bytes(content)

@@ -85,6 +85,11 @@ class Tables:
                 raise SourceError(f"nuScenes table {file} is damaged: {type(error).__name__} {error}") from None
         return self._tables[name]
 
+    def forget(self, *names: str) -> None:
+        """Frees tables that are not needed any more; they are read again if they are."""
+        for name in names:
+            self._tables.pop(name, None)
+
 
 def version_folder(path: Path, version: str | None = None) -> Path:
     """The tables' folder: ``path`` itself or ``path/v1.0-*``.
@@ -153,6 +158,7 @@ class NuScenesSource(FrameSource):
             self._boxes = self._index_boxes()
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{self.name}: the tables do not fit together: {type(error).__name__} {error}") from None
+        self._tables.forget("sample_data", "ego_pose")  # by far the largest, and indexed by now
         found = {image.camera: image.calibration for images in self._images.values() for image in reversed(images)}
         missing = sorted(set(cameras or ()) - set(found))
         if missing or not found:

@@ -149,9 +149,7 @@ class NuScenesPool:
 
     def _open(self) -> NuScenesSource:
         if self._source is None:
-            self._source = NuScenesSource(
-                self.path, dict.fromkeys(CAMERA_ORDER), version=self.version, scenes=self.scenes, sweeps=True
-            )
+            self._source = NuScenesSource(self.path, version=self.version, scenes=self.scenes, sweeps=True)
             self._tokens = self._source.key_samples()
             if not self._tokens:
                 raise BevstackError(f"{self.path} has no samples in these scenes: choose others")
