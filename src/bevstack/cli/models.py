@@ -153,6 +153,7 @@ def train_fastbev(
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
     freeze: Annotated[float, typer.Option(help="Share of the budget after which batch norms keep their statistics.")] = 0.55,
     first_drive: Annotated[int, typer.Option(help="Smallest seed of the training drives.")] = 10_000,
+    amp: Annotated[bool, typer.Option("--amp", help="Forward passes in bfloat16: faster where the processor has it.")] = False,
     slim: Annotated[
         bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
     ] = False,
@@ -181,6 +182,7 @@ def train_fastbev(
         init=init,
         freeze=freeze,
         first_drive=first_drive,
+        amp=amp,
     )
     make = SlimTrainer if slim else Trainer
     print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True), make=make))

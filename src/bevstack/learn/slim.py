@@ -55,8 +55,8 @@ def feature_distance(features: Tensor, wanted: Tensor, targets: Sequence[Perspec
     """Scalar: squared distance of (B, N, C, Hf, Wf) features, relative to the variance of those wanted. Cells on objects weigh
     more, as in the perspective loss: small objects are few cells."""
     weight = torch.from_numpy(np.stack([t.weight for t in targets]))
-    error = (features - wanted).square().mean(2)
-    return (error * weight).sum() / weight.sum() / wanted.var().clamp(min=1e-6)
+    error = (features.float() - wanted.float()).square().mean(2)
+    return (error * weight).sum() / weight.sum() / wanted.float().var().clamp(min=1e-6)
 
 
 def output_distance(
@@ -153,8 +153,9 @@ class SlimTrainer(Trainer):
         lane, options = self.lanes[0], self.slim_options
         for parameter in self.parameters:
             parameter.grad = None
-        features, bev = self.maps(lane.net, batch)
-        total, parts, features = self.losses_of(batch, lane, features, bev)
+        with self.precision():
+            features, bev = self.maps(lane.net, batch)
+            total, parts, features = self.losses_of(batch, lane, features, bev)
         self._check(total)
         total.backward()  # type: ignore[no-untyped-call]
         bev = bev.detach()
@@ -163,9 +164,10 @@ class SlimTrainer(Trainer):
             parameter.requires_grad_(False)
         try:
             for width in self.drawn():
-                theirs, their_bev = self.maps(self.slim.at(width), batch)
-                near = options.features * feature_distance(theirs, features, batch.perspective)
-                answers = output_distance(self.net.bbox_head, their_bev, bev, batch.targets, self.dense.channels)
+                with self.precision():
+                    theirs, their_bev = self.maps(self.slim.at(width), batch)
+                    near = options.features * feature_distance(theirs, features, batch.perspective)
+                    answers = output_distance(self.net.bbox_head, their_bev, bev, batch.targets, self.dense.channels)
                 loss = near + options.outputs * answers
                 self._check(loss)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -63,6 +63,7 @@ class TrainOptions:
         ema: decay of the averaged weights, which are what a run produces.
         init: weights file to start from instead of random weights; any rung whose tensors have the same names and shapes, for
             example one with another image size.
+        amp: forward passes in bfloat16, which processors that have it compute in half the time; weights stay float32.
     """
 
     output: Path
@@ -90,6 +91,7 @@ class TrainOptions:
     checkpoint_minutes: float = 4.0
     resume: bool = False
     init: Path | None = None
+    amp: bool = False
 
     def network(self) -> FastBEVConfig:
         if self.config is not None:
@@ -218,7 +220,7 @@ class Trainer:
 
     def remember(self, batch: Batch, features: Tensor) -> None:
         keep = max(1, DriveStream.depth(self.config))
-        for slot, own in zip(batch.slots, features.detach()):
+        for slot, own in zip(batch.slots, features.detach().float()):
             self.history[slot] = [own.clone(), *self.history.get(slot, [])][:keep]
 
     def losses(self, batch: Batch, lane: _Lane | None = None) -> tuple[Tensor, dict[str, float], Tensor]:
@@ -256,11 +258,16 @@ class Trainer:
         total = torch.stack(list(parts.values())).sum()
         return total, {k: float(v.detach()) for k, v in parts.items()}, features.detach()
 
+    def precision(self) -> torch.autocast:
+        """Context of forward passes and losses."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.options.amp)
+
     def _lane_step(self, number: int, batch: Batch) -> tuple[float, dict[str, float], Tensor]:
         lane = self.lanes[number]
         for parameter in lane.parameters:
             parameter.grad = None
-        total, parts, features = self.losses(batch, lane)
+        with self.precision():
+            total, parts, features = self.losses(batch, lane)
         if not torch.isfinite(total):
             raise TrainingError(
                 f"loss is {total.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
