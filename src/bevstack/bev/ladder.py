@@ -63,7 +63,6 @@ def available(model: str) -> dict[str, str]:
         return {other: RANDOM + other for other in family(name)}
     path = find_weights(model)
     if path.suffix != ".onnx" and is_slim(path):
-        read_info(path)  # a width that is not there
         return rungs_of(path)
     if model not in CONFIGS:
         return {read_info(path).config.name if path.suffix == ".safetensors" else path.stem: model}

@@ -7,15 +7,16 @@ feature map is good for every width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bevstack.errors import CheckpointError
 from bevstack.nn import weights as files
-from bevstack.nn.widths import split_width, with_width
+from bevstack.nn.checkpoint import load_exactly
+from bevstack.nn.slim_files import SlimHeader, holds_widths, read_slim_header, save_slim_file
+from bevstack.nn.widths import split_width
 
 from .config import FastBEVConfig, narrow
 
@@ -28,54 +29,24 @@ FORMAT = "bevstack-fastbev-slim-1"
 _IMAGE = ("backbone.", "neck.")  # names of what runs on images
 
 
-@dataclass(frozen=True)
-class SlimInfo:
-    """What a file of several widths says about itself. ``config``: of no width in particular; ``widths`` ascending."""
-
-    config: FastBEVConfig
-    widths: tuple[float, ...]
-    sha256: str
-    card: dict[str, Any]
-
-    def width(self, wanted: float | None, label: str) -> float:
-        """``wanted``, or the largest where nothing is wanted.
-
-        Raises:
-            CheckpointError: the file has no such width.
-        """
-        if wanted is None:
-            return self.widths[-1]
-        if wanted not in self.widths:
-            raise CheckpointError(f"{label} has the widths {', '.join(map(str, self.widths))}, not {wanted}")
-        return wanted
-
-
 def is_slim(path: str | Path) -> bool:
     """Whether a weights file, with or without ``@WIDTH`` behind its name, holds several widths.
 
     Raises:
         CheckpointError: missing or damaged.
     """
-    return files.format_of(split_width(path)[0]) == FORMAT
+    return holds_widths(path, FORMAT)
 
 
-def read_slim_info(path: str | Path) -> SlimInfo:
-    """Head of a file of several widths, without torch.
+def read_width(path: str | Path) -> tuple[FastBEVConfig, SlimHeader]:
+    """Config of the width that ``path`` names (``weights/fastbev-slim.safetensors@0.5``; default: the largest), and the head of
+    the file.
 
     Raises:
-        CheckpointError: missing, damaged, or of another kind.
+        CheckpointError: missing, damaged, of another kind, or without that width.
     """
-    base, _ = split_width(path)
-    header = files.read_header(base, FORMAT, "it holds one width: use it without @")
-    try:
-        about = json.loads(header.config)
-        widths = tuple(sorted(float(w) for w in about["widths"]))
-        text = json.dumps(about["config"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{base}: its list of widths cannot be read ({error}): copy the file again") from error
-    if not widths or not all(0.0 < w <= 1.0 for w in widths):
-        raise CheckpointError(f"{base}: widths {widths} cannot be: copy the file again")
-    return SlimInfo(FastBEVConfig.from_json(text), widths, header.sha256, header.card)
+    header = read_slim_header(path, FORMAT)
+    return narrow(FastBEVConfig.from_json(header.config), header.width(split_width(path)[1])), header
 
 
 def slimmable(config: FastBEVConfig, widths: Sequence[float]) -> Slimmable[FastBEVNet]:
@@ -110,16 +81,14 @@ def save_slim(
     slim: Slimmable[FastBEVNet],
     card: Mapping[str, Any] | None = None,
     dtype: Literal["float16", "float32"] = "float16",
-) -> SlimInfo:
+) -> SlimHeader:
     """Writes all widths into one file; see ``bevstack.nn.weights.save_file``.
 
     Raises:
         CheckpointError: a weight is not finite in ``dtype``, or the file cannot be written.
     """
     config = replace(slim.full.config, name=split_width(slim.full.config.name)[0])
-    about = json.dumps({"config": json.loads(config.to_json()), "widths": list(slim.widths)}, sort_keys=True)
-    header = files.save_file(path, slim.tensors(), FORMAT, about, card, dtype)
-    return SlimInfo(config, slim.widths, header.sha256, header.card)
+    return save_slim_file(path, slim.tensors(), FORMAT, config.to_json(), slim.widths, card, dtype)
 
 
 def load_slim(path: str | Path) -> Slimmable[FastBEVNet]:
@@ -128,37 +97,33 @@ def load_slim(path: str | Path) -> Slimmable[FastBEVNet]:
     Raises:
         CheckpointError: missing or damaged file, or tensors that do not fit the config inside.
     """
-    from bevstack.nn.checkpoint import load_exactly
-
-    base, _ = split_width(path)
-    info = read_slim_info(base)
-    slim = slimmable(info.config, info.widths)
-    tensors = files.read_tensors(base, info.sha256)
-    load_exactly(slim, slim.named_as_state(tensors), base, info.config.name)
+    header = read_slim_header(path, FORMAT)
+    config = FastBEVConfig.from_json(header.config)
+    slim = slimmable(config, header.widths)
+    tensors = files.read_tensors(header.path, header.sha256)
+    load_exactly(slim, slim.named_as_state(tensors), header.path, config.name)
     return slim
 
 
 def load_width(path: str | Path) -> FastBEVNet:
-    """The ordinary network of the width that ``path`` names (``weights/fastbev-slim.safetensors@0.5``; default: the largest),
-    float32, eval mode.
+    """The ordinary network of the width that ``path`` names, float32, eval mode; see ``read_width``.
 
     Raises:
         CheckpointError: missing or damaged file, no such width, or tensors that do not fit.
     """
-    from bevstack.nn.checkpoint import load_exactly
     from bevstack.nn.slimmable import narrow_state
 
     from .network import FastBEVNet
 
-    base, wanted = split_width(path)
-    info = read_slim_info(base)
-    width = info.width(wanted, base)
-    net = FastBEVNet(narrow(info.config, width))
+    config, header = read_width(path)
+    width = header.width(split_width(path)[1])
+    net = FastBEVNet(config)
     try:
-        state = narrow_state(files.read_tensors(base, info.sha256), net, width, info.widths[-1], _own_norm, {})
+        tensors = files.read_tensors(header.path, header.sha256)
+        state = narrow_state(tensors, net, width, header.widths[-1], _own_norm, {})
     except ValueError as error:
-        raise CheckpointError(f"{base} does not fit {net.config.name}: {error}; copy the file again") from error
-    load_exactly(net, state, base, net.config.name)
+        raise CheckpointError(f"{header.path} does not fit {config.name}: {error}; copy the file again") from error
+    load_exactly(net, state, header.path, config.name)
     return net.eval()
 
 
@@ -166,8 +131,7 @@ def rungs_of(path: str | Path) -> dict[str, str]:
     """Rungs in a file of several widths, smallest first: name to the path that loads it.
 
     Raises:
-        CheckpointError: missing, damaged, or of another kind.
+        CheckpointError: missing, damaged, of another kind, or without the width that ``path`` names.
     """
-    base, _ = split_width(path)
-    info = read_slim_info(base)
-    return {with_width(info.config.name, w): with_width(base, w) for w in info.widths}
+    config, header = read_width(path)
+    return header.rungs(split_width(config.name)[0])

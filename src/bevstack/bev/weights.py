@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bevstack.errors import CheckpointError
 from bevstack.nn.widths import split_width, weights_in
 
-from .config import CONFIGS, FastBEVConfig, narrow
+from .config import CONFIGS, FastBEVConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,8 +141,8 @@ def read_info(path: str | Path) -> WeightsInfo:
 
     base, width = split_width(path)
     if slim.is_slim(base):
-        several = slim.read_slim_info(base)
-        return WeightsInfo(narrow(several.config, several.width(width, base)), several.sha256, several.card)
+        config, header = slim.read_width(path)
+        return WeightsInfo(config, header.sha256, header.card)
     if width is not None:
         raise CheckpointError(f"{base} holds one width: use it without @{width}")
     file = Path(path)
