@@ -23,7 +23,7 @@ GAIN = 8
 """How much the difference is amplified."""
 _QUALITY = 85
 _KEPT = 4
-_WINDOW_S = 3.0
+_WINDOW_S, _SLOW_S = 3.0, 30.0
 
 Image = NDArray[np.uint8]
 
@@ -192,6 +192,8 @@ def _with_facts(status: StreamStatus, last: StreamStatus | None) -> StreamStatus
 def _stream_json(name: str, stream: _Stream, now: float) -> dict[str, Any]:
     encoded, decoded = stream.encoded, stream.decoded
     recent = [(at, size) for at, size in stream.sizes if now - at < _WINDOW_S]
+    if len(recent) < 2:  # a slow stream
+        recent = [(at, size) for at, size in list(stream.sizes)[-2:] if now - at < _SLOW_S]
     span = recent[-1][0] - recent[0][0] if len(recent) > 1 else 0.0
     known = encoded or decoded
     return {
