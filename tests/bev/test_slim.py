@@ -16,12 +16,13 @@ from test_fastbev import SMALL, instant, lively, same
 from bevstack.bev import FastBEV
 from bevstack.bev.complexity import complexity
 from bevstack.bev.config import CONFIGS, SLIM, SLIM_WIDTHS, narrow
-from bevstack.bev.ladder import FastBEVLadder, available, family, first_rung
+from bevstack.bev.ladder import FastBEVLadder, available, family
 from bevstack.bev.slim import load_slim, save_slim, slimmable, sort_image_channels
 from bevstack.bev.weights import find_weights, load_weights, read_info, save_weights
 from bevstack.engine import shared
 from bevstack.errors import CheckpointError, EngineError
 from bevstack.frames import FrameSet
+from bevstack.nn.widths import first_rung
 
 PATIENCE = 60.0
 WIDTHS = (0.5, 0.75, 1.0)

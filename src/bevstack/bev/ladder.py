@@ -76,15 +76,6 @@ def available(model: str) -> dict[str, str]:
     return found
 
 
-def first_rung(model: str, rungs: Iterable[str]) -> str:
-    """The rung of ``available(model)`` that ``model`` itself stands for; of a file of several widths the largest."""
-    names, own = list(rungs), model.removeprefix(RANDOM)
-    width = split_width(own)[1]
-    if own in names:
-        return own
-    return next((name for name in names if width is not None and split_width(name)[1] == width), names[-1])
-
-
 class FastBEVLadder:
     """Called as ``FastBEV`` is, from one thread at a time; ``request`` may come from any thread.
 

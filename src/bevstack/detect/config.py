@@ -16,6 +16,7 @@ from typing import Any, Literal
 from bevstack.errors import CheckpointError
 from bevstack.geometry import DETECTION_CLASSES
 from bevstack.nn.superblocks import SuperBlockConfig
+from bevstack.nn.widths import scaled, with_width
 
 STRIDES = (8, 16, 32, 64, 128)
 MULTIPLE = STRIDES[-1]
@@ -206,16 +207,37 @@ def _lite(depth: int, inner: int, outputs: int, convs: int) -> GiraffeDetConfig:
     )
 
 
+_NANO = replace(
+    _lite(2, 64, 64, 1),
+    name="giraffedet-nano",
+    canvas=(384, 640),
+    backbone=ImageBackboneConfig("s2d", (24, 48), (64, 96, 128, 128, 128)),
+)
+
+
+def narrow(config: GiraffeDetConfig, width: float) -> GiraffeDetConfig:
+    """``config`` with a share of the channels in the backbone and inside the neck; ``NAME@WIDTH``. What the head reads keeps
+    its channels.
+
+    Raises:
+        ValueError: a searched backbone; those have one width.
+    """
+    b = config.backbone
+    if not isinstance(b, ImageBackboneConfig):
+        raise ValueError(f"{config.name} has a searched backbone: only space-to-depth chains come in several widths")
+    thin = replace(b, stem=tuple(scaled(c, width) for c in b.stem), levels=tuple(scaled(c, width) for c in b.levels))
+    return replace(config, name=with_width(config.name, width), backbone=thin, inner=scaled(config.inner, width))
+
+
+SLIM = replace(_NANO, name="giraffedet-slim")  # all widths in one weights file: bevstack.detect.slim
+SLIM_WIDTHS = (0.5, 0.75, 1.0)
+
 # D7 and D11 are released. The widths of the larger members stand in a picture only; 0.7 is the released members' width.
 DETECTORS: dict[str, GiraffeDetConfig] = {
     c.name: c
     for c in (
-        replace(
-            _lite(2, 64, 64, 1),
-            name="giraffedet-nano",
-            canvas=(384, 640),
-            backbone=ImageBackboneConfig("s2d", (24, 48), (64, 96, 128, 128, 128)),
-        ),
+        _NANO,
+        *(narrow(SLIM, width) for width in SLIM_WIDTHS),
         _lite(2, 64, 64, 1),
         _lite(3, 64, 96, 1),
         _lite(4, 80, 96, 2),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bevstack.engine import HotSwap, SwapEvent
 from bevstack.errors import CheckpointError, EngineError
 from bevstack.geometry import Boxes2D
+from bevstack.nn.widths import first_rung, split_width
 
 from .config import DETECTORS, GiraffeDetConfig
 
@@ -21,9 +22,15 @@ RANDOM = "random:"
 
 
 def family(name: str) -> tuple[str, ...]:
-    """Names of all rungs with the classes of rung ``name``, smallest first: they can stand in for each other."""
-    classes = DETECTORS[name].classes
-    return tuple(sorted((n for n, c in DETECTORS.items() if c.classes == classes), key=lambda n: _size(DETECTORS[n])))
+    """Names of all rungs with the classes of rung ``name``, smallest first: they can stand in for each other. Widths of one
+    network are a family of their own."""
+    kind = _kind(DETECTORS[name])
+    return tuple(sorted((n for n, c in DETECTORS.items() if _kind(c) == kind), key=lambda n: _size(DETECTORS[n])))
+
+
+def _kind(config: GiraffeDetConfig) -> tuple[object, ...]:
+    base, width = split_width(config.name)
+    return config.classes, base if width is not None else ""
 
 
 def _size(config: GiraffeDetConfig) -> tuple[int, int, int]:
@@ -33,12 +40,13 @@ def _size(config: GiraffeDetConfig) -> tuple[int, int, int]:
 def available(model: str) -> dict[str, str]:
     """The rungs of ``model``'s family that can be loaded here, smallest first: rung name to what loads it.
 
-    ``model``: name of bundled weights, ``random:`` and a name (untrained: for measuring a machine), or the path of a file (a
-    ladder of one).
+    ``model``: name of bundled weights, ``random:`` and a name (untrained: for measuring a machine), or the path of a file: a
+    ladder of one, or of the widths in it.
 
     Raises:
         CheckpointError: ``model`` itself is not there.
     """
+    from .slim import is_slim, rungs_of
     from .weights import find_weights, read_info
 
     if model.startswith(RANDOM):
@@ -47,6 +55,8 @@ def available(model: str) -> dict[str, str]:
             raise CheckpointError(f"model {model!r}: there is no {name!r}, only {', '.join(DETECTORS)}")
         return {other: RANDOM + other for other in family(name)}
     path = find_weights(model)
+    if path.suffix != ".onnx" and is_slim(path):
+        return rungs_of(path)
     if model not in DETECTORS:
         return {read_info(path).config.name if path.suffix == ".safetensors" else path.stem: model}
     found = {}
@@ -161,8 +171,7 @@ def load_ladder(
         BevstackError: as ``load_detector``; or there is no such rung.
     """
     sources = available(model)
-    own = model.removeprefix(RANDOM)
-    first = rung or (own if own in sources else next(iter(sources)))
+    first = rung or first_rung(model.removeprefix(RANDOM), sources)
 
     def load(name: str) -> Detector:
         return load_detector(sources[name], engine, threads)

@@ -55,11 +55,16 @@ def save_weights(
 
 
 def read_info(path: str | Path) -> WeightsInfo:
-    """Config, hash and card of a weights file, without torch.
+    """Config, hash and card of a weights file, without torch; of several widths: see ``bevstack.detect.slim.read_width``.
 
     Raises:
-        CheckpointError: missing, damaged or another kind of file.
+        CheckpointError: missing, damaged or another kind of file, or without the width that ``path`` names.
     """
+    from . import slim
+
+    if slim.is_slim(path):
+        config, head = slim.read_width(path)
+        return WeightsInfo(config, head.sha256, head.card)
     header = files.read_header(path, FORMAT, _OTHER)
     return WeightsInfo(GiraffeDetConfig.from_json(header.config), header.sha256, header.card)
 
@@ -72,8 +77,11 @@ def load_weights(path: str | Path) -> GiraffeDetNet:
     """
     from bevstack.nn.checkpoint import load_exactly
 
+    from . import slim
     from .network import GiraffeDetNet
 
+    if slim.is_slim(path):
+        return slim.load_width(path)
     info = read_info(path)
     net = GiraffeDetNet(info.config)
     load_exactly(net, files.read_tensors(path, info.sha256), str(path), info.config.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _WIDTH = re.compile(r"(?P<base>.+)@(?P<width>[01](?:\.\d{1,4})?)")
@@ -35,3 +36,11 @@ def weights_in(folder: Path, name: str) -> Path | None:
     base, width = split_width(name)
     shared = folder / f"{base}.safetensors"
     return Path(with_width(shared, width)) if width is not None and shared.is_file() else None
+
+
+def first_rung(model: str, rungs: Iterable[str]) -> str:
+    """The one of ``rungs``, smallest first, that ``model`` stands for: itself, its width, else the largest."""
+    names, (_, width) = list(rungs), split_width(model)
+    if model in names:
+        return model
+    return next((name for name in names if width is not None and split_width(name)[1] == width), names[-1])

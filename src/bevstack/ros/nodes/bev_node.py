@@ -159,10 +159,11 @@ def load_ladder(
     Raises:
         BevstackError: as ``load_model``; or there is no such rung.
     """
-    from bevstack.bev.ladder import FastBEVLadder, available, first_rung
+    from bevstack.bev.ladder import RANDOM, FastBEVLadder, available
+    from bevstack.nn.widths import first_rung
 
     sources = available(model)
-    first = rung or first_rung(model, sources)
+    first = rung or first_rung(model.removeprefix(RANDOM), sources)
 
     def load(name: str) -> FastBEV:
         made = load_model(sources[name], engine, cameras)
