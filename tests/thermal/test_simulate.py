@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bevstack.thermal import simulate
+from bevstack.thermal.budget import Choice
 from bevstack.thermal.calibration import Calibration
 from bevstack.thermal.fake_sysfs import FakeSysfs
 from bevstack.thermal.plant import Plant, clock_stretch
@@ -110,7 +111,7 @@ def test_ours_holds_the_bars_and_what_must_fail_them_does(calibration: Calibrati
     assert ours.swaps_per_hour < 80
     fixed = simulate.run(made, "fixed large")
     assert fixed.throttled_s > 60
-    small = tuple(simulate.Choice(ladder.smallest.name) for ladder in made.ladders)
+    small = tuple(Choice(ladder.smallest.name) for ladder in made.ladders)
     assert simulate.mean_quality(made, small) < 0.9 * best, "always small is no way to meet the bars"
 
 

@@ -30,7 +30,7 @@ from .zones import Zone
 __all__ = ["Decision", "GovernorConfig", "GovernorError", "Mode", "Policy", "PolicyState", "ZoneState"]
 
 Floats = NDArray[np.float64]
-_SURGE_S = 2.5  # seconds over which a surge is measured: what can happen before a smaller rung helps
+_SURGE_S = 4.0  # seconds over which a surge is measured: it comes slowly through a lagging sensor and the filter
 _SURGE_NOISE = 1.0  # degC of it that sensors make by themselves
 _JUMP = 8.0  # degC within one sample that no die can do
 _LOW = 6.0  # degC that a zone may read below what its siblings imply
