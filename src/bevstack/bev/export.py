@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OPSET = 17
 FORMAT = "bevstack-fastbev-graph-1"
 # Part of the cache key: raise it when the exported graph changes for the same weights.
-REVISION = 1
+REVISION = 2
 Part = Literal["whole", "image", "bev"]
 
 

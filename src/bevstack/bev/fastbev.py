@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -27,10 +27,12 @@ from .tables import Table, build_table, calibration_id, rig_table
 from .temporal import Instant, TemporalCache
 
 if TYPE_CHECKING:
+    from bevstack.engine import Engine
+
     from .network import FastBEVNet
     from .runner import Runner
 
-EngineName = Literal["onnx", "torch"]
+EngineName = Literal["onnx", "onnx-cuda", "tensorrt", "torch"]
 
 
 class FastBEV:
@@ -39,7 +41,8 @@ class FastBEV:
     Args:
         model: name of a rung ("fastbev-nano": its weights are looked up), a weights file, an exported ``.onnx`` graph (needs no
             torch), a network, or a config (random weights from seed 0: for timing).
-        engine: "onnx" (exports once, kept in the user's cache) or "torch".
+        engine: "onnx" (exports once, kept in the user's cache), "torch", "onnx-cuda" (ONNX Runtime's CUDA provider, one graph),
+            or "tensorrt" (one graph; ONNX Runtime with a warning where TensorRT cannot be used).
         threads: for the network; None takes the CPUs that this process may use.
         split: two graphs with the compiled gather between them, so that image, lift and BEV stages are timed on their own;
             False: one graph with the gather inside. Same boxes.
@@ -69,6 +72,8 @@ class FastBEV:
         self.engine: str = engine
         self._runner: Runner
         self.config, self._runner, self.weights_sha256 = _open(model, engine, self.threads, split)
+        if engine == "tensorrt":  # what it has become, where TensorRT cannot be used
+            self.engine = getattr(getattr(self._runner, "engine", None), "name", engine)
         if post is not None:
             self.config = replace(self.config, post=post)
         self._given_order = tuple(cameras) if cameras is not None else None
@@ -295,8 +300,10 @@ def _open(
     """(config, runner, hash of the weights)."""
     from .runner import onnx_runner, torch_runner
 
-    if engine not in ("onnx", "torch"):
-        raise EngineError(f"unknown engine {engine!r}: choose onnx or torch")
+    if engine not in get_args(EngineName):
+        raise EngineError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
+    if engine in ("onnx-cuda", "tensorrt"):
+        return _open_on_gpu(model, engine, threads)
     if engine == "torch":
         from bevstack.engine.torch import share_cores
 
@@ -376,13 +383,41 @@ def _graphs(config: FastBEVConfig, sha256: str, split: bool, weights: Path) -> l
 def _open_graph(path: Path, engine: EngineName, threads: int) -> tuple[FastBEVConfig, Runner, str]:
     from bevstack.engine.onnx import OnnxEngine
 
+    if engine == "torch":
+        raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
+    return _whole(OnnxEngine(path, threads), str(path))
+
+
+def _open_on_gpu(
+    model: str | Path | FastBEVConfig | FastBEVNet, engine: EngineName, threads: int
+) -> tuple[FastBEVConfig, Runner, str]:
+    """One graph on a GPU."""
+    from bevstack.engine.onnx import OnnxEngine
+    from bevstack.engine.tensorrt import tensorrt_or_onnx
+
+    graph: Path | bytes
+    if isinstance(model, (str, Path)):
+        from .weights import find_weights, read_info
+
+        graph = find_weights(model)
+        if graph.suffix != ".onnx":
+            info = read_info(graph)
+            graph = _graphs(info.config, info.sha256, False, graph)[0]
+    else:
+        from .export import export_graph
+
+        graph = export_graph(_network(model))
+    loaded = tensorrt_or_onnx(graph, threads) if engine == "tensorrt" else OnnxEngine(graph, threads, "cuda")
+    return _whole(loaded, str(model))
+
+
+def _whole(loaded: Engine, label: str) -> tuple[FastBEVConfig, Runner, str]:
+    """(config, runner, hash) of a whole graph that an engine has loaded."""
     from .export import config_of_graph
     from .runner import WholeRunner
 
-    if engine != "onnx":
-        raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
-    loaded = OnnxEngine(path, threads)
-    config = config_of_graph(loaded.metadata, str(path))
-    if loaded.metadata.get("part") != "whole" or loaded.metadata.get("raw") != "true":
-        raise EngineError(f"{path} is a part of a graph or takes float images: export the whole graph with uint8 images")
-    return config, WholeRunner(loaded, config), loaded.metadata.get("weights_sha256", "")
+    metadata: dict[str, str] = getattr(loaded, "metadata", {})
+    config = config_of_graph(metadata, label)
+    if metadata.get("part") != "whole" or metadata.get("raw") != "true":
+        raise EngineError(f"{label} is a part of a graph or takes float images: export the whole graph with uint8 images")
+    return config, WholeRunner(loaded, config), metadata.get("weights_sha256", "")

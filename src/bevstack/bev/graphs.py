@@ -28,7 +28,8 @@ class ImageGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.raw:
-            images = (images.permute(0, 3, 1, 2).to(torch.float32) - self.mean) * self.scale
+            # Cast first: TensorRT takes 8-bit images, but nothing except a cast may touch them.
+            images = (images.to(torch.float32).permute(0, 3, 1, 2) - self.mean) * self.scale
         maps = self.net.feature_maps(images)
         return maps.permute(0, 2, 3, 1).reshape(-1, self.net.config.neck_channels)
 
