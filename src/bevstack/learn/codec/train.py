@@ -106,7 +106,7 @@ def learning_rate(step: int, fraction: float, options: CodecTrainOptions) -> flo
 
 # Adam moves every weight by about the learning rate per step, whatever the weight is worth. The linear layers of the transforms
 # start at their optimum and carry coefficients that differ a hundredfold, gains and priors are logarithms and table indices.
-FACTORS = {"linear": 0.1, "blocks": 0.5, "entropy": 1.0, "gains": 2.0, "priors": 10.0}
+FACTORS = {"linear": 0.3, "blocks": 0.5, "entropy": 1.0, "gains": 2.0, "priors": 10.0}
 
 
 def _kind(name: str) -> str:

@@ -1,0 +1,163 @@
+"""Training of a codec: the optimiser, a short run, and a run that stops and goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from bevstack.codec.codec import ImageCodec
+from bevstack.codec.config import CODECS, CodecConfig, HyperConfig, MeanConfig, TransformConfig
+from bevstack.codec.model import CodecNet
+from bevstack.codec.transform import strided
+from bevstack.codec.weights import load_weights
+from bevstack.learn.codec.crops import CropStream, find_images, read_rgb
+from bevstack.learn.codec.soap import Soap
+from bevstack.learn.codec.train import CodecTrainOptions, Trainer, parameter_groups, train_codec
+from bevstack.learn.train import TrainingError
+
+TINY: CodecConfig = replace(
+    CODECS["codec-nano"],
+    name="codec-tiny",
+    latent=32,
+    transform=TransformConfig(
+        channels=24, encoder_inner=12, decoder_inner=12, encoder_blocks=1, decoder_blocks=2, latent_inner=12
+    ),
+    hyper=HyperConfig(channels=8, width=16, scale_width=16),
+    mean=MeanConfig(features=16, hidden=24, context=8),
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth shapes with edges and texture."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        y, x = np.mgrid[0:160, 0:224]
+        picture = np.stack([100 + 70 * np.sin(x / 29 + seed + k) * np.cos(y / 41 - k) for k in range(3)], -1)
+        picture[40:90, 60 + 20 * seed : 140] += 60
+        picture[:, 112:] += random.normal(0, 12, (160, 112, 3))
+        cv2.imwrite(str(folder / f"{seed}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+    return folder
+
+
+def options(folder: Path, images: Path, **changes: object) -> CodecTrainOptions:
+    base = CodecTrainOptions(
+        output=folder, images=(images,), config=TINY, steps=12, batch=2, crop=64, scales=(1.0,), latent_steps=4, latent_batch=2
+    )
+    return replace(base, warmup=2, hold_out=0, log_every=4, threads=1, **changes)  # type: ignore[arg-type]
+
+
+def distance(make: object, turned: bool, steps: int = 40) -> float:
+    """How far a badly scaled quadratic is from its minimum after some steps; ``turned``: in other axes."""
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0] for _ in range(2))
+    if not turned:
+        left = right = torch.eye(8, dtype=torch.float64)
+    scale = torch.logspace(0, 1, 8, dtype=torch.float64)
+    torch.manual_seed(1)
+    target = left @ torch.randn(8, 8, dtype=torch.float64) @ right.T
+    weight = torch.nn.Parameter(torch.zeros(8, 8, 1, 1, dtype=torch.float64))
+    optimizer = make([weight])  # type: ignore[operator]
+    for _ in range(steps):
+        error = left.T @ (weight[:, :, 0, 0] - target) @ right
+        loss = (scale[:, None] * error.square() * scale[None]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def test_soap_does_not_care_for_the_axes_as_adam_does():
+    soap, turned = (distance(lambda p: Soap(p, lr=0.05), t) for t in (False, True))
+    assert turned == pytest.approx(soap, rel=1e-6)
+    adam, turned = (distance(lambda p: torch.optim.Adam(p, lr=0.05), t) for t in (False, True))
+    assert turned != pytest.approx(adam, rel=1e-2)
+
+
+def test_soap_is_adam_for_vectors():
+    ends = []
+    for make in (
+        lambda p: Soap(p, lr=0.01, betas=(0.9, 0.99)),
+        lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.9, 0.99), eps=1e-9),
+    ):
+        vector = torch.nn.Parameter(torch.arange(5.0))
+        optimizer = make([vector])
+        for _ in range(20):
+            optimizer.zero_grad()
+            (vector - 2).pow(4).sum().backward()
+            optimizer.step()
+        ends.append(vector.detach())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+def test_strided_convolution_is_the_layer_over_unshuffled_pixels():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3 * 16, 10, 1)
+    x = torch.randn(2, 3, 12, 20)
+    torch.testing.assert_close(strided(conv, x, 4), conv(torch.nn.functional.pixel_unshuffle(x, 4)), rtol=1e-5, atol=1e-5)
+
+
+def test_every_parameter_is_trained_once():
+    net = CodecNet(TINY)
+    groups = parameter_groups(net, 1e-3)
+    trained = [id(p) for group in groups for p in group["params"]]
+    assert sorted(trained) == sorted(id(p) for p in net.parameters())
+
+
+def cost(net: CodecNet, pixels: torch.Tensor) -> float:
+    """Rate plus weighted error of real rounding, mean over rates."""
+    rates = torch.linspace(5.0, 60.0, len(pixels))[:, None, None, None]
+    config = net.config.rate
+    weight = config.lambda_min * (config.lambda_max / config.lambda_min) ** (rates.flatten() / (config.levels - 1))
+    with torch.no_grad():
+        out = net.eval()(pixels, rates)
+    bpp = (out.bits_y + out.bits_z) / pixels[0, 0].numel()
+    return float(((bpp + weight * (out.pixels - pixels).square().mean((1, 2, 3))) / weight.sqrt()).mean())
+
+
+@pytest.mark.parametrize("optimizer", ["soap", "adam"])
+def test_a_short_run_leaves_a_codec_that_codes_better(pictures: Path, tmp_path: Path, optimizer: str):
+    job = options(tmp_path / "run", pictures, steps=60, optimizer=optimizer, ema=0.9, latent_steps=0)
+    images = [read_rgb(p) for p in find_images([pictures])]
+    start = Trainer(job, CropStream(images, job.crop, job.batch, job.seed, job.scales)).net
+    start.update()
+    crops = CropStream(images, 128, 6, 1, (1.0,))
+    pixels = torch.from_numpy(crops(99)).permute(0, 3, 1, 2).float()
+    path = train_codec(job, report=lambda _: None)
+    assert cost(load_weights(path), pixels) < 0.995 * cost(start, pixels)
+    picture = crops(98)[0]
+    decoded = (codec := ImageCodec(path)).decode(codec.encode(picture, quality=90).data)
+    assert np.abs(decoded.rgb.astype(int) - picture).mean() < 12
+
+
+@pytest.mark.parametrize("optimizer", ["soap", "adam"])
+def test_a_run_goes_on_as_if_it_had_never_stopped(pictures: Path, tmp_path: Path, optimizer: str):
+    whole = load_weights(train_codec(options(tmp_path / "whole", pictures, optimizer=optimizer), report=lambda _: None))
+    half = options(tmp_path / "half", pictures, optimizer=optimizer)
+    crops = CropStream([read_rgb(p) for p in find_images([pictures])], half.crop, half.batch, half.seed, half.scales)
+    trainer = Trainer(half, crops)
+    for step in range(7):
+        trainer.step(crops(step))
+    half.output.mkdir()
+    trainer.save(half.output / "checkpoint.pt")
+    rest = load_weights(train_codec(replace(half, resume=True), report=lambda _: None))
+    for (name, a), b in zip(whole.state_dict().items(), rest.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def test_a_folder_in_use_and_a_missing_budget_are_refused(pictures: Path, tmp_path: Path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(TrainingError, match="resume"):
+        train_codec(options(tmp_path, pictures), report=lambda _: None)
+    with pytest.raises(TrainingError, match="budget"):
+        train_codec(options(tmp_path / "new", pictures, minutes=1.0), report=lambda _: None)
