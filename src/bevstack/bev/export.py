@@ -32,47 +32,63 @@ REVISION = 2
 Part = Literal["whole", "image", "bev"]
 
 
-def _module(net: FastBEVNet, part: Part, raw: bool) -> tuple[Any, tuple[Any, ...], list[str], list[str]]:
+def _module(
+    net: FastBEVNet, part: Part, raw: bool, source: tuple[int, int] | None
+) -> tuple[Any, tuple[Any, ...], list[str], list[str]]:
     """(module, example inputs, input names, output names) of a part."""
     import torch
 
     from .graphs import WHOLE_OUTPUTS, BevGraph, ImageGraph, WholeGraph, history_names, inference_net
 
     config, folded = net.config, inference_net(net)
-    times, (height, width) = len(config.times), config.image_hw
+    times, (height, width) = len(config.times), config.image_hw if source is None else source[::-1]
     images = (
         torch.zeros(config.cameras, height, width, 3, dtype=torch.uint8)
         if raw
         else torch.zeros(config.cameras, 3, height, width)
     )
     if part == "image":
-        return ImageGraph(folded, raw), (images,), ["images"], ["features"]
+        return ImageGraph(folded, raw, source), (images,), ["images"], ["features"]
     if part == "bev":
         volume = torch.zeros(config.grid.voxels, times, config.neck_channels)
         return BevGraph(folded), (volume,), ["volume"], list(WHOLE_OUTPUTS[:3])
     tables = torch.full((times, config.grid.voxels), config.cells, dtype=torch.int32)
     history = [torch.zeros(config.cells, config.neck_channels) for _ in range(times - 1)]
     names = ["images", "tables", *history_names(times)]
-    return WholeGraph(folded, raw), (images, tables, *history), names, list(WHOLE_OUTPUTS)
+    return WholeGraph(folded, raw, source), (images, tables, *history), names, list(WHOLE_OUTPUTS)
 
 
-def export_graph(net: FastBEVNet, part: Part = "whole", raw: bool = True, weights_sha256: str = "") -> bytes:
+def export_graph(
+    net: FastBEVNet,
+    part: Part = "whole",
+    raw: bool = True,
+    weights_sha256: str = "",
+    source: tuple[int, int] | None = None,
+) -> bytes:
     """An ONNX model file's bytes.
 
     Args:
         part: "whole", "image" or "bev".
         raw: uint8 images with the normalisation inside the graph; False: normalised float32 planes.
         weights_sha256: written into the metadata.
+        source: (width, height) of the cameras: the graph then takes their whole pictures (uint8 only) and resizes them.
 
     Raises:
-        EngineError: the torch or onnx packages are missing, or torch cannot export this network.
+        EngineError: a size that the images cannot have; a package is missing; or torch cannot export this network.
     """
     try:
         import onnx
         import torch
     except ImportError as error:
         raise EngineError(f"export needs the package {error.name}: pip install 'bevstack[export]'") from error
-    module, example, inputs, outputs = _module(net, part, raw)
+    if source is not None and (
+        not raw or min(source) < 1 or (net.config.resize_filter == "area" and source[0] < net.config.image_hw[1])
+    ):
+        raise EngineError(
+            f"pictures of {source[0]}x{source[1]} cannot be resized inside the graph: give uint8 images that are larger than "
+            f"{net.config.image_hw[1]}x{net.config.image_hw[0]}"
+        )
+    module, example, inputs, outputs = _module(net, part, raw, source)
     with (
         torch.inference_mode(),
         warnings.catch_warnings(),
@@ -94,6 +110,7 @@ def export_graph(net: FastBEVNet, part: Part = "whole", raw: bool = True, weight
         "raw": json.dumps(raw),
         "config": net.config.to_json(),
         "weights_sha256": weights_sha256,
+        **({} if source is None else {"source": json.dumps(source)}),
     }
     onnx.helper.set_model_props(model, about)
     return bytes(model.SerializeToString())

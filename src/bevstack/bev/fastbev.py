@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bevstack.errors import BevstackError, CalibrationError, EngineError
 from bevstack.frames import Frame, FrameSet
-from bevstack.frames.decode import decode_frame
+from bevstack.frames.decode import decode_frame, resize
 from bevstack.geometry import Boxes3D, Camera
 from bevstack.geometry.overlap import circle_nms, rotated_nms
 from bevstack.nn.widths import split_width
@@ -79,7 +81,9 @@ class FastBEV:
         self._given_order = tuple(cameras) if cameras is not None else None
         self._slots: dict[str, int] = {}
         self._exposure = exposure
-        height, width = self.config.image_hw
+        # (width, height) of whole pictures, for a graph that resizes them itself.
+        self._source: tuple[int, int] | None = getattr(self._runner, "source", None)
+        height, width = self.config.image_hw if self._source is None else self._source[::-1]
         self._images = np.zeros((self.config.cameras, height, width, 3), np.uint8)
         self._static: dict[str, Table] = {}
         self._tables = np.empty((len(self.config.times), self.config.grid.voxels), np.int32)
@@ -99,6 +103,8 @@ class FastBEV:
 
     def decode_size(self, camera: Camera) -> tuple[int, int]:
         """(width, height) to which this camera's images should be decoded: then nothing is resized here."""
+        if self._source is not None:
+            return self._source
         return image_transform(camera.width, camera.height, self.config).resized
 
     def reset(self) -> None:
@@ -211,12 +217,15 @@ class FastBEV:
             slot = self._slots[name]
             shown = self._image(name, frame)
             assert shown.image is not None
-            fit(
-                shown.image,
-                image_transform(shown.camera.width, shown.camera.height, self.config),
-                self.config.resize_filter,
-                self._images[slot],
-            )
+            if self._source is not None:
+                self._images[slot] = self._whole_picture(name, shown)
+            else:
+                fit(
+                    shown.image,
+                    image_transform(shown.camera.width, shown.camera.height, self.config),
+                    self.config.resize_filter,
+                    self._images[slot],
+                )
             cameras[slot], rectified[slot] = shown.camera, shown.rectified
             if frame.T_world_ego is not None:
                 poses[slot] = frame.T_world_ego
@@ -234,6 +243,18 @@ class FastBEV:
             calibration=calibration_id(cameras, rectified),
             features=np.zeros((0, self.config.neck_channels), np.float32),
         )
+
+    def _whole_picture(self, name: str, shown: Frame) -> NDArray[np.uint8]:
+        """The picture for a graph that resizes it: of the size that the graph is made for, or of another size and its shape."""
+        assert self._source is not None
+        assert shown.image is not None
+        (width, height), camera = self._source, shown.camera
+        if abs(camera.width * height - camera.height * width) > max(width, height):
+            raise CalibrationError(
+                f"{name} has {camera.width}x{camera.height} pixels; this graph resizes pictures of {width}x{height}: export "
+                "another one with --camera-size, or one without"
+            )
+        return resize(shown.image, self._source, self.config.resize_filter)
 
     def _image(self, name: str, frame: Frame) -> Frame:
         shown = (
@@ -420,4 +441,8 @@ def _whole(loaded: Engine, label: str) -> tuple[FastBEVConfig, Runner, str]:
     config = config_of_graph(metadata, label)
     if metadata.get("part") != "whole" or metadata.get("raw") != "true":
         raise EngineError(f"{label} is a part of a graph or takes float images: export the whole graph with uint8 images")
-    return config, WholeRunner(loaded, config), metadata.get("weights_sha256", "")
+    runner = WholeRunner(loaded, config)
+    if "source" in metadata:
+        width, height = json.loads(metadata["source"])
+        runner.source = (int(width), int(height))
+    return config, runner, metadata.get("weights_sha256", "")

@@ -11,15 +11,46 @@ from torch.nn.functional import linear
 
 from bevstack.nn.fold import fold_batch_norms
 
+from .config import FastBEVConfig
 from .network import FastBEVNet
+from .preprocess import image_transform
+from .resample import resize_matrix, rows_of_input
+
+
+class Shrink(nn.Module):
+    """(N, h, w, 3) float32 pictures of cameras of one size -> (N, 3, H, W) of the network's: resize and centred crop, values
+    rounded to whole grey levels as pictures have them."""
+
+    def __init__(self, config: FastBEVConfig, source: tuple[int, int]) -> None:
+        super().__init__()
+        transform = image_transform(*source, config)
+        vertical = resize_matrix(source[1], transform.resized[1], config.resize_filter)
+        vertical = rows_of_input(vertical, transform.top, config.image_hw[0])
+        horizontal = resize_matrix(source[0], transform.resized[0], config.resize_filter)
+        self.register_buffer("vertical", torch.from_numpy(vertical), persistent=False)
+        self.register_buffer("horizontal", torch.from_numpy(horizontal.T.copy()), persistent=False)
+
+    vertical: Tensor
+    horizontal: Tensor
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        cameras, height, width, _ = pictures.shape
+        # Rows first: the crop then saves most of the second product.
+        rows = torch.matmul(self.vertical, pictures.reshape(cameras, height, width * 3))
+        planes = rows.reshape(cameras, -1, width, 3).permute(0, 3, 1, 2)
+        return torch.matmul(planes, self.horizontal).round().clamp(0.0, 255.0)
 
 
 class ImageGraph(nn.Module):
-    """(N, H, W, 3) uint8 RGB, or normalised (N, 3, H, W) float32 if not ``raw`` -> features (cells, C)."""
+    """(N, H, W, 3) uint8 RGB, or normalised (N, 3, H, W) float32 if not ``raw`` -> features (cells, C).
 
-    def __init__(self, net: FastBEVNet, raw: bool) -> None:
+    ``source``: (width, height) of the cameras; the images are then theirs, uint8 RGB, and are resized inside.
+    """
+
+    def __init__(self, net: FastBEVNet, raw: bool, source: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.net, self.raw = net, raw
+        self.shrink = Shrink(net.config, source) if source is not None else None
         self.register_buffer("mean", torch.tensor(net.config.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1.0 / torch.tensor(net.config.std).reshape(1, 3, 1, 1), persistent=False)
 
@@ -29,7 +60,9 @@ class ImageGraph(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.raw:
             # Cast first: TensorRT takes 8-bit images, but nothing except a cast may touch them.
-            images = (images.to(torch.float32).permute(0, 3, 1, 2) - self.mean) * self.scale
+            pixels = images.to(torch.float32)
+            planes = pixels.permute(0, 3, 1, 2) if self.shrink is None else self.shrink(pixels)
+            images = (planes - self.mean) * self.scale
         maps = self.net.feature_maps(images)
         return maps.permute(0, 2, 3, 1).reshape(-1, self.net.config.neck_channels)
 
@@ -59,9 +92,9 @@ class WholeGraph(nn.Module):
     instant that is missing reads the current instant's rows instead. ``runner.WholeRunner`` makes them.
     """
 
-    def __init__(self, net: FastBEVNet, raw: bool) -> None:
+    def __init__(self, net: FastBEVNet, raw: bool, source: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.image, self.bev = ImageGraph(net, raw), BevGraph(net)
+        self.image, self.bev = ImageGraph(net, raw, source), BevGraph(net)
 
     def forward(self, images: Tensor, tables: Tensor, *history: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features = self.image(images)

@@ -40,10 +40,14 @@ class Runner(Protocol):
 
 
 class WholeRunner:
-    """One graph with the gather inside. ``engine`` may be exchanged for another with the same inputs and outputs."""
+    """One graph with the gather inside. ``engine`` may be exchanged for another with the same inputs and outputs.
+
+    ``source``: (width, height) of the pictures that the graph resizes itself; None: it takes images of the network's size.
+    """
 
     def __init__(self, engine: Engine, config: FastBEVConfig) -> None:
         self.timings: dict[str, float] = {}
+        self.source: tuple[int, int] | None = None
         self.engine, self._cells = engine, config.cells
         self._tables = np.empty((len(config.times), config.grid.voxels), np.int32)
         self._unused = np.zeros((config.cells, config.neck_channels), np.float32)

@@ -93,6 +93,18 @@ def weights_info(weights: Annotated[str, typer.Argument(help="Weights file, or n
     print(json.dumps(card, indent=2))
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """``1600x900`` as (1600, 900).
+
+    Raises:
+        BevstackError: anything else.
+    """
+    width, cross, height = text.lower().partition("x")
+    if not cross or not width.isdigit() or not height.isdigit() or not int(width) or not int(height):
+        raise BevstackError(f"size {text!r}: write WIDTHxHEIGHT, for example 1600x900")
+    return int(width), int(height)
+
+
 @export_app.command("fastbev")
 @plainly
 def export_fastbev(
@@ -101,6 +113,9 @@ def export_fastbev(
     weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights and everything inside in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise, with ranges from simulated drives.")] = False,
+    camera_size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT of the cameras: the graph takes their whole pictures and resizes them.")
+    ] = None,
     target: Annotated[Literal["cpu", "tensorrt"], typer.Option(help="What the INT8 graph is for.")] = "cpu",
     narrow: Annotated[bool, typer.Option("--narrow", help="INT8: 7-bit weights, for CPUs without VNNI.")] = False,
     instants: Annotated[int, typer.Option(help="INT8: simulated instants that the ranges are taken from.")] = 24,
@@ -116,7 +131,8 @@ def export_fastbev(
         raise BevstackError("--fp16 and --int8 are two different files: give one of them")
     path = find_weights(weights if weights is not None else model)
     net = load_weights(path)
-    content = export_graph(net, weights_sha256=read_info(path).sha256)
+    source = None if camera_size is None else parse_size(camera_size)
+    content = export_graph(net, weights_sha256=read_info(path).sha256, source=source)
     if fp16:
         content = half_precision(content)
     if int8:
