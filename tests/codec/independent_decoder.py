@@ -1,6 +1,12 @@
-"""A second decoder of container and entropy coder, from docs/bitstream.md alone. Imports nothing of bevstack, on purpose."""
+"""A second decoder up to the symbols, from docs/bitstream.md alone. Imports nothing of bevstack, on purpose."""
 
 from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
 
 
 class Damaged(Exception):
@@ -195,9 +201,115 @@ def tile_windows(frame: dict) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def tile_positions(window: tuple[int, int, int, int], channels: list[int]) -> list[tuple[int, int, int]]:
-    """Channel, row, column of the symbols of a tile in their order."""
+def tile_positions(window: tuple[int, int, int, int], channels: list[int], parity: int | None) -> list[tuple[int, int, int]]:
+    """Channel, row, column of the symbols of a tile segment in their order; ``parity`` of row + column, None: all."""
     y0, y1, x0, x1 = window
     return [
-        (c, y, x) for parity in (0, 1) for c in channels for y in range(y0, y1) for x in range(x0, x1) if (y + x) % 2 == parity
+        (c, y, x) for c in channels for y in range(y0, y1) for x in range(x0, x1) if parity is None or (y + x) % 2 == parity
     ]
+
+
+class Model:
+    """What parsing needs of a weights file."""
+
+    LAYERS = (
+        ("enter", 6, 9, 4, 0, 255),
+        ("spread1", 6, 11, 6, 0, 255),
+        ("up1", 7, 12, 7, 0, 255),
+        ("spread2", 6, 11, 6, 0, 255),
+        ("up2", 7, 12, 7, 0, 255),
+        ("spread3", 6, 11, 6, 0, 255),
+        ("leave", 7, 12, 5, -1024, 1024),
+    )
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        entries = json.loads(data[8 : 8 + length])
+        self.meta = entries.pop("__metadata__")
+        self.config = json.loads(self.meta["config"])
+        kinds = {"F32": "<f4", "F16": "<f2", "I32": "<i4", "U8": "u1"}
+        self.arrays = {}
+        for name, entry in entries.items():
+            begin, end = (8 + length + at for at in entry["data_offsets"])
+            self.arrays[name] = np.frombuffer(data[begin:end], kinds[entry["dtype"]]).reshape(entry["shape"])
+        self.tables = []
+        flat, at = self.arrays["tables.cumulative"].tolist(), 0
+        for size, offset in zip(self.arrays["tables.sizes"].tolist(), self.arrays["tables.offsets"].tolist()):
+            self.tables.append((flat[at : at + size + 2], offset))
+            at += size + 2
+        self.skip_below = int(self.arrays["tables.skip_below"][0])
+
+    def whole(self, name: str, factor: int) -> np.ndarray:
+        scaled = self.arrays[name].astype(np.float64) * factor
+        assert (scaled == np.rint(scaled)).all()
+        return scaled.astype(np.int64)
+
+    def indices(self, z: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """(Z, a, b) hyper latent and (a, b) levels to (M, 4a, 4b) tables."""
+        x = np.concatenate([np.clip(z, -127, 127), levels[None]]).astype(np.int64)
+        for name, weight_bits, bias_bits, shift, low, high in self.LAYERS:
+            weight = self.whole(f"scales.{name}.weight", 2**weight_bits)
+            bias = self.whole(f"scales.{name}.bias", 2**bias_bits)
+            if name.startswith("spread"):
+                padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+                rows, columns = x.shape[1:]
+                total = sum(
+                    weight[:, 0, i, j, None, None] * padded[:, i : i + rows, j : j + columns]
+                    for i in range(3)
+                    for j in range(3)
+                )
+            else:
+                total = np.tensordot(weight[:, :, 0, 0], x, 1)
+            x = np.clip((total + bias[:, None, None] + (1 << (shift - 1))) >> shift, low, high)
+            if name.startswith("up"):
+                c, rows, columns = x.shape
+                x = x.reshape(c // 4, 2, 2, rows, columns).transpose(0, 3, 1, 4, 2).reshape(c // 4, 2 * rows, 2 * columns)
+        spread = levels.repeat(4, 0).repeat(4, 1)
+        prior = np.moveaxis(self.whole("scales.prior", 1)[spread], -1, 0)
+        return np.clip((x + prior + 8) >> 4, 0, self.config["distribution"]["count"] - 1)
+
+    def self_test(self) -> str:
+        count, state, values = self.config["hyper"]["channels"] * 48, 12345, []
+        for k in range(count):
+            state = (1103515245 * state + 12345) % 2**31
+            values.append(((state >> 16) % 41 - 20) * (6 if k % 7 == 0 else 1))
+        levels = np.array([k * (self.config["rate"]["levels"] - 1) // 47 for k in range(48)]).reshape(6, 8)
+        indices = self.indices(np.array(values).reshape(-1, 6, 8), levels)
+        return hashlib.sha256(indices.astype(np.uint8).tobytes()).hexdigest()
+
+    def symbols(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Hyper latent (Z, a, b) and symbols (M, h, w) of a frame; symbols of damaged tiles are 0."""
+        frame = parse(data)
+        if frame["model_id"].hex() != self.meta["model_id"]:
+            raise Rejected("another model")
+        top = self.config["rate"]["levels"] - 1
+        if frame["rate"] > 256 * top or frame.get("quality_cell", 6) != 6:
+            raise Rejected("rate point or quality cells")
+        h, w = ceil_div(frame["height"], 16), ceil_div(frame["width"], 16)
+        a, b = ceil_div(h, 4), ceil_div(w, 4)
+        offset = np.array(frame.get("quality", np.zeros((a, b), np.int64)))
+        levels = np.clip(((frame["rate"] + 128) >> 8) + offset, 0, top)
+        z_table = np.moveaxis(self.whole("z_table", 1)[levels], -1, 0)
+        if len(frame["hyper"]) != 1 or frame["hyper"][0] is None:
+            raise Rejected("hyper segment")
+        z = np.array(decode_segment(frame["hyper"][0], z_table.reshape(-1).tolist(), self.tables, 0)).reshape(z_table.shape)
+        tables = self.indices(z, levels)[:, :h, :w]
+        m = self.config["latent"]
+        channels = [c for c in range(m) if frame.get("channels", [True] * m)[c]]
+        skip = frame.get("skip_below", self.skip_below)
+        symbols = np.zeros((m, h, w), np.int64)
+        context = self.config["mean"]["kind"] == "checkerboard"
+        if len(frame["layers"]) != (2 if context else 1):
+            raise Rejected("layers")
+        for layer, segments in enumerate(frame["layers"]):
+            for window, segment in zip(tile_windows(frame), segments):
+                places = tile_positions(window, channels, layer if context else None)
+                if segment is None or not places:
+                    continue
+                at = tuple(np.array(places).T)
+                try:
+                    symbols[at] = decode_segment(segment, tables[at].tolist(), self.tables, skip)
+                except Damaged:
+                    continue
+        return z, symbols

@@ -133,7 +133,7 @@ def test_the_second_decoder_reads_everything() -> None:
     channels = [k for k, coded in enumerate(frame["channels"]) if coded]
     found = np.zeros_like(symbols)
     for window, segment in zip(independent_decoder.tile_windows(frame), frame["layers"][0], strict=True):
-        positions = independent_decoder.tile_positions(window, channels)
+        positions = [p for parity in (0, 1) for p in independent_decoder.tile_positions(window, channels, parity)]
         for p, s in zip(
             positions, independent_decoder.decode_segment(segment, [tables[p] for p in positions], PLAIN_TABLES, 3)
         ):
