@@ -9,7 +9,6 @@ import pytest
 
 from bevstack.thermal.check import (
     CheckConfig,
-    CheckError,
     Log,
     ModelCheck,
     Reference,
@@ -18,7 +17,7 @@ from bevstack.thermal.check import (
     check_log,
     references_from_log,
 )
-from bevstack.thermal.cost import Floats
+from bevstack.thermal.cost import CheckError, Floats
 
 TAUS = (3.0, 25.0, 150.0)
 STORED = CheckConfig(trend=-1)
@@ -28,7 +27,7 @@ def board(seconds: float, seed: int, *, sink: float = 1.0, ambient: float = 40.0
     """Die and sink at 2 Hz; noise 0.3 degC, steps of 0.5. ``sink``: K/W to ambient; ``ramp``: degC per minute."""
     rng = np.random.default_rng(seed)
     dt, n = 0.5, int(seconds / 0.5)
-    time, power = np.arange(n) * dt, np.full(n, 18.0)
+    time, power = np.arange(n, dtype=np.float64) * dt, np.full(n, 18.0)
     i = 0
     while i < n and not idle:
         hold = int(rng.choice([15, 40, 120, 300]) / dt)

@@ -31,10 +31,12 @@ def read_log(path: Path) -> Log:
         raise GovernorError(f"cannot read log {path}: {error}") from None
     if not rows or not rows[0] or rows[0][0].strip() != "seconds":
         raise GovernorError(f"{path}: the first column must be called seconds")
-    names = [cell.strip().split(" ", 1) for cell in rows[0][1:]]
-    for name in names:
-        if len(name) != 2 or name[0] not in _KINDS:
-            raise GovernorError(f"{path}: column {' '.join(name)!r}: call it {', '.join(f'{kind} NAME' for kind in _KINDS)}")
+    names: list[tuple[str, str]] = []
+    for cell in rows[0][1:]:
+        kind, _, name = cell.strip().partition(" ")
+        if kind not in _KINDS or not name:
+            raise GovernorError(f"{path}: column {cell.strip()!r}: call it {', '.join(f'{kind} NAME' for kind in _KINDS)}")
+        names.append((kind, name))
     table = np.full((len(rows) - 1, len(rows[0])), math.nan)
     for n, row in enumerate(rows[1:]):
         if len(row) != len(rows[0]):

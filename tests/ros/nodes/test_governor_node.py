@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench import until
 
@@ -17,6 +19,9 @@ from bevstack.ros.interfaces import DiagnosticArray, DiagnosticStatus, GovernorS
 from bevstack.ros.nodes.governed import busy_ms
 from bevstack.ros.nodes.governor_node import GovernorNode, SensorThread
 from bevstack.ros.runtime import Node, Parameter, SetParametersResult, SingleThreadedExecutor
+from bevstack.thermal.calibration import Calibration
+from bevstack.thermal.calibration_run import CalibrationRun
+from bevstack.thermal.check import Report, Verdict
 from bevstack.thermal.config import GovernorConfig
 from bevstack.thermal.ladder_file import GovernedLadder, read_ladders
 from bevstack.thermal.rungs import LadderError, LadderInfo, RungInfo
@@ -44,8 +49,8 @@ class Sysfs:
 class Worker(Node):
     """Stands in for a perception node: takes ``model.rung`` at once and reports it ten times a second."""
 
-    def __init__(self, name: str, refuses: str = "", stuck: bool = False) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, refuses: str = "", stuck: bool = False, namespace: str = "") -> None:
+        super().__init__(name, namespace=namespace)
         self.refuses, self.stuck, self.busy = refuses, stuck, 20.0
         self.asked: list[str] = []
         self.running = "large"
@@ -91,7 +96,9 @@ class Stage:
         self.diagnostics: dict[str, Any] = {}
         self.ears = self.add(Node("ears"))
         self.ears.create_subscription(GovernorState, "governor_node/state", self.states.append, 100)
-        self.ears.create_subscription(Temperature, "governor_node/temperature/z_thermal_cpu_thermal", self.temperatures.append, 100)
+        self.ears.create_subscription(
+            Temperature, "governor_node/temperature/z_thermal_cpu_thermal", self.temperatures.append, 100
+        )
         self.ears.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 100)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -114,10 +121,14 @@ class Stage:
         self.executor.remove_node(node)
         node.destroy_node()
 
-    def governor(self, *ladders: GovernedLadder, config: GovernorConfig = EAGER, **parameters: Any) -> GovernorNode:
+    def governor(
+        self, *ladders: GovernedLadder, config: GovernorConfig = EAGER, namespace: str = "", **parameters: Any
+    ) -> GovernorNode:
         values = {"period": 0.1, "sysfs_root": str(self.root), "silent_after": 1.0, "diagnostic_period": 0.1, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        return self.add(GovernorNode(ladders=ladders or None, config=config, parameter_overrides=overrides))  # type: ignore[no-any-return]
+        made = GovernorNode(ladders=ladders or None, config=config, parameter_overrides=overrides, namespace=namespace)
+        self.add(made)
+        return made
 
     def close(self) -> None:
         self._stop.set()
@@ -243,6 +254,65 @@ def test_a_machine_without_zones(stage: Stage, tmp_path: Path) -> None:
     until(lambda: any("no thermal zones" in s.message for s in stage.diagnostics.values()), "a clear word")
     assert list(stage.states[-1].zones) == []
     until(lambda: worker.asked, "a request all the same")
+
+
+def test_in_a_namespace_it_governs_the_nodes_of_that_namespace(stage: Stage) -> None:
+    mine, other = stage.add(Worker("bev_node", namespace="car")), stage.add(Worker("bev_node", namespace="truck"))
+    states: list[Any] = []
+    stage.ears.create_subscription(GovernorState, "/car/governor_node/state", states.append, 10)
+    stage.governor(ladder("bev_node"), namespace="car")
+    until(lambda: mine.running == "large" and len(mine.asked) > 1, "the namespace's own node at the top")
+    until(lambda: bool(states), "its state under its namespace")
+    assert other.asked == []
+
+
+def test_an_alarm_of_the_model_check_leaves_the_bands_in_charge(stage: Stage, tmp_path: Path) -> None:
+    """Frozen COST says DRIFT: forecasts are not trusted any more, bands govern, and people are told."""
+    stage.add(Worker("bev_node"))
+    path = tmp_path / "calibration.json"
+    Calibration(
+        ("thermal:cpu-thermal",), ("cpu",), np.array([3.0, 60.0]), np.array([[[0.5, 0.5]]]), np.array([45.0]), np.array([0.3])
+    ).save(path)
+    governor = stage.governor(ladder("bev_node"), calibration=str(path))
+    until(lambda: stage.states and stage.states[-1].mode == "predictive", "the model in charge")
+    nan = math.nan
+    report = Report(
+        "thermal:cpu-thermal", 0.0, 600.0, 300, 180, 120, 9, 4, "sequential, gap 3", 6.0, 1e-9, nan, 6.5, 0.02, 0.3, 2.3, 2.2,
+        Verdict.DRIFT, True, "stored resistances are off",
+    )  # fmt: skip
+
+    class Alarm:
+        def feed(self, *_: object) -> list[Report]:
+            return [report]
+
+    governor.check = Alarm()  # type: ignore[assignment]
+    until(lambda: stage.states[-1].mode == "bands", "the bands in charge")
+    assert "not trusted" in stage.states[-1].condition
+    assert "DRIFT" in stage.states[-1].model_check
+    until(lambda: any("thermal model not trusted" in s.message for s in stage.diagnostics.values()), "a warning")
+
+
+def test_calibrates_on_the_machine_and_goes_on_with_what_it_found(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A calibration of three seconds, by a stand-in for the schedule and the fit: those have tests of their own."""
+
+    class Short(CalibrationRun):
+        def done(self, now: float) -> bool:
+            return len(self._power) > 30
+
+        def result(self) -> Calibration:
+            keys, taus, r = tuple(self._ceiling), np.array([3.0, 60.0]), np.array([[[0.5, 0.5]]])
+            return Calibration(keys, ("cpu",), taus, r, np.array([45.0]), np.array([0.3]))
+
+    monkeypatch.setattr("bevstack.ros.nodes.governor_node.CalibrationRun", Short)
+    worker = stage.add(Worker("bev_node"))
+    path = tmp_path / "made.json"
+    stage.governor(ladder("bev_node"), calibrate=str(path), calibrate_seconds=60.0)
+    until(lambda: stage.states and stage.states[-1].mode == "calibrating", "the calibration")
+    until(lambda: stage.states[-1].mode == "predictive", "the policy with the new model")
+    assert Calibration.load(path).zones == ("thermal:cpu-thermal",)
+    assert worker.asked[0] == "small"
 
 
 def test_the_sensor_thread_keeps_evidence_until_it_is_taken(sysfs: Sysfs) -> None:
