@@ -1,0 +1,77 @@
+"""Simulated drives as labelled images: boxes are tight around what is seen, small objects are left out, seeds repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bevstack.frames.sim import SimulatedDrive
+from bevstack.geometry import DETECTION_CLASSES
+from bevstack.geometry.association import associate
+from bevstack.geometry.boxes import Boxes2D
+from bevstack.learn.detect.coco import read_coco
+from bevstack.learn.detect.simulated import MIN_PIXELS, true_boxes, write_simulated
+from bevstack.learn.detect.teacher import read_rgb
+
+T = 4.0
+
+
+@pytest.fixture(scope="module")
+def drive() -> Iterator[SimulatedDrive]:
+    with SimulatedDrive(7, duration=8.0, rate=1.0, image_width=320) as made:
+        yield made
+
+
+def test_boxes_are_tight_around_what_is_seen(drive: SimulatedDrive) -> None:
+    learned = 0
+    for camera in drive.cameras.values():
+        labels, mask = true_boxes(drive, T, camera), drive.object_mask(T, camera)
+        numbers = [n for n in np.unique(mask) if n >= 0]
+        assert len(labels) == len(numbers)
+        boxes = {tuple(b) for b in labels.xyxy.tolist()}
+        for number in numbers:
+            rows, columns = np.nonzero(mask == number)
+            box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert tuple(map(float, box)) in boxes
+            if len(rows) < MIN_PIXELS:
+                at = [b == list(map(float, box)) for b in labels.xyxy.tolist()].index(True)
+                assert labels.ignore[at]
+        learned += int((~labels.ignore).sum())
+    assert learned >= 10
+
+
+def test_boxes_lie_where_the_3d_truth_is_projected_to(drive: SimulatedDrive) -> None:
+    truth, pairs, conflicts, count = drive.truth(T), 0, 0, 0
+    for camera in drive.cameras.values():
+        labels = true_boxes(drive, T, camera)
+        known = ~labels.ignore
+        boxes = Boxes2D(labels.xyxy[known], np.ones(int(known.sum()), np.float32), labels.label[known])
+        found = associate(camera, boxes, truth)
+        pairs, conflicts, count = pairs + len(found.pairs), conflicts + len(found.conflicts), count + len(boxes)
+    assert pairs >= 0.7 * count  # half hidden objects have boxes of their visible half
+    assert conflicts <= 0.1 * pairs
+
+
+def test_folder_of_drives(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from bevstack.cli.main import app
+
+    lines: list[str] = []
+    file = write_simulated(tmp_path / "a", [3], instants=1, width=320, report=lines.append)
+    data = read_coco(file)
+    assert data.classes == DETECTION_CLASSES
+    assert len(data.images) == 6
+    assert len(lines) == 1
+    assert {i.size for i in data.images} == {(320, 180)}
+    assert all(read_rgb(i.path).shape == (180, 320, 3) for i in data.images)
+    assert sum(int((~i.labels.ignore).sum()) for i in data.images) > 0
+    words = ["sim", "write-coco", str(tmp_path / "b"), "--seeds", "3", "--instants", "1", "--image-width", "320"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    again = read_coco(tmp_path / "b" / "coco.json")
+    assert [i.labels.xyxy.tolist() for i in again.images] == [i.labels.xyxy.tolist() for i in data.images]
+    assert [i.path.read_bytes() for i in again.images] == [i.path.read_bytes() for i in data.images]
