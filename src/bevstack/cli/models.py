@@ -204,6 +204,89 @@ def train_fastbev(
     print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True), make=make))
 
 
+@train_app.command("nuscenes")
+@plainly
+def train_nuscenes(
+    output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
+    data: Annotated[Path | None, typer.Option(help="nuScenes folder; without it: simulated drives only.")] = None,
+    version: Annotated[str | None, typer.Option(help="Which v1.0-* folder, if there are several.")] = None,
+    split: Annotated[str, typer.Option(help="Official split, or all.")] = "train",
+    mix: Annotated[float, typer.Option(help="Share of the samples that come from simulated drives.")] = 0.0,
+    model: Annotated[str, typer.Option(help="Rung to train.")] = "fastbev-m0",
+    steps: Annotated[int, typer.Option(help="Steps; published: 20 epochs of 3862 steps of 32 samples.")] = 77_000,
+    batch: Annotated[int, typer.Option(help="Samples per step, over all processes.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; scale it with the batch.")] = 4e-4,
+    backbone_rate: Annotated[float, typer.Option(help="Factor on it for the backbone.")] = 0.1,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 1000,
+    schedule: Annotated[Literal["poly", "cosine"], typer.Option(help="How the rate falls.")] = "poly",
+    clip_norm: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 35.0,
+    freeze_stem: Annotated[
+        bool, typer.Option("--freeze-stem", help="Keep stem and first stage, for a pretrained --init.")
+    ] = False,
+    norms: Annotated[
+        Literal["train", "sync", "backbone", "frozen"], typer.Option(help="Batch norms: which keep their statistics.")
+    ] = "train",
+    ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0: none.")] = 0.0,
+    amp: Annotated[Literal["off", "fp16", "bf16"], typer.Option(help="Half precision: fp16 on GPUs only.")] = "off",
+    balance: Annotated[bool, typer.Option("--balance/--no-balance", help="Class-balanced sampling.")] = True,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Augmentation of images and view.")] = True,
+    workers: Annotated[int, typer.Option(help="Loading processes, for each training process.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    log_every: Annotated[int, typer.Option(help="Steps per line of the log.")] = 50,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+    init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
+) -> None:
+    """Train Fast-BEV by the published recipe, on nuScenes, simulated drives or both; on many GPUs with torchrun."""
+    import os
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from bevstack.learn.nuscenes.train import RecipeOptions, train_recipe
+
+    options = RecipeOptions(
+        output=output,
+        model=model,
+        data=data,
+        version=version,
+        split=split,
+        mix=mix,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        backbone_rate=backbone_rate,
+        warmup=warmup,
+        schedule=schedule,
+        clip_norm=clip_norm,
+        freeze_stem=freeze_stem,
+        norms=norms,
+        ema=ema,
+        amp=amp,
+        balance=balance,
+        augment=augment,
+        workers=workers,
+        seed=seed,
+        log_every=log_every,
+        checkpoint_steps=checkpoint_steps,
+        tensorboard=tensorboard,
+        resume=resume,
+        init=init,
+    )
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = os.environ.get("RANK", "0") == "0"
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("training", total=steps)
+        written = train_recipe(
+            options,
+            report=lambda line: bar.console.print(line, highlight=False, soft_wrap=True),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if written is not None:
+        print(written)
+
+
 def parse_seeds(text: str) -> list[int]:
     """``3``, ``1-5`` (both included) or ``1-3,7`` as a list.
 
@@ -230,7 +313,8 @@ def eval_fastbev(
     seeds: Annotated[str, typer.Option(help="Drives: A-B, or several separated by commas.")] = "0-15",
     seconds: Annotated[float, typer.Option(help="Length of each drive.")] = 10.0,
     data: Annotated[str | None, typer.Option(help="Instead: a nuScenes folder or a sample.json.")] = None,
-    engine: Annotated[Literal["onnx", "torch"], typer.Option(help="Inference engine.")] = "onnx",
+    split: Annotated[str, typer.Option(help="Of a nuScenes folder: val, mini_val, train, ... or all.")] = "all",
+    engine: Annotated[Literal["onnx", "onnx-cuda", "tensorrt", "torch"], typer.Option(help="Inference engine.")] = "onnx",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
     two_sided: Annotated[
@@ -263,7 +347,7 @@ def eval_fastbev(
 
         gallery = Gallery() if report is not None else None
         if data is not None:
-            result = evaluate_source(opened, data, engine, threads=threads, progress=advance, watch=gallery)
+            result = evaluate_source(opened, data, engine, split=split, threads=threads, progress=advance, watch=gallery)
         else:
             result = evaluate_simulated(
                 opened, numbers, engine, seconds=seconds, threads=threads, progress=advance, watch=gallery

@@ -143,6 +143,8 @@ class NuScenesSource(FrameSource):
         self.root = folder.parent
         self.name = f"{self.root.name}/{folder.name}"
         self.sweeps = sweeps
+        # Leave out boxes without any LiDAR or radar point, as the official evaluation does.
+        self.seen_only = False
         self._tables = Tables(folder)
         names = {row["name"]: row for row in self._tables["scene"].values()}
         wanted = [scenes] if isinstance(scenes, str) else list(scenes) if scenes is not None else list(names)
@@ -255,6 +257,8 @@ class NuScenesSource(FrameSource):
         rows = self._boxes.get(sample, [])
         if measured:
             rows = [row for row in rows if int(row.get("num_lidar_pts", 1)) > 0]
+        if self.seen_only:
+            rows = [row for row in rows if int(row.get("num_lidar_pts", 1)) + int(row.get("num_radar_pts", 0)) > 0]
         if not rows:
             return Boxes3D.empty()
         poses = [_pose(row) for row in rows]

@@ -146,20 +146,30 @@ def evaluate_source(
     spec: str,
     engine: EngineName = "onnx",
     *,
+    split: str = "all",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     watch: Watch | None = None,
 ) -> DetectionResult:
     """Metrics on any source that knows the truth: a nuScenes folder, a ``sample.json``, or "sim:seed=...".
 
+    Args:
+        split: of a nuScenes folder: "val", "mini_val", ... or "all". Boxes that no LiDAR or radar point lies in do not count.
+
     Raises:
         EvaluationError: the source has no true boxes.
     """
+    from bevstack.frames.nuscenes import NuScenesSource
     from bevstack.frames.source import open_source
+
+    from .nuscenes.samples import split_scenes
 
     started = time.monotonic()
     bev = _open(model, engine, threads)
-    with open_source(spec) as source:
+    scenes = split_scenes(split)
+    with open_source(spec, **({} if scenes is None else {"scenes": scenes})) as source:
+        if isinstance(source, NuScenesSource):
+            source.seen_only = True
 
         def counted() -> Iterable[FrameSet]:
             for n, instant in enumerate(source, start=1):

@@ -1,0 +1,77 @@
+"""`bevstack train nuscenes` and `bevstack eval fastbev --data`, on a tiny folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bevstack.bev import config
+from bevstack.bev.config import FastBEVConfig
+from bevstack.cli.models import eval_app, train_app
+from bevstack.learn.evaluate import evaluate_source
+
+
+def test_train_and_score(tree: Path, tiny: FastBEVConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config.CONFIGS, "fastbev-micro", replace(tiny, name="fastbev-micro"))
+    run = tmp_path / "run"
+    asked = [str(run), "--data", str(tree), "--split", "all", "--model", "fastbev-micro", "--steps", "2", "--batch", "2"]
+    result = CliRunner().invoke(train_app, ["nuscenes", *asked, "--workers", "0", "--warmup", "1", "--log-every", "1"])
+    assert result.exit_code == 0, result.output
+    assert str(run / "weights.safetensors") in result.output
+    options = json.loads((run / "options.json").read_text())
+    assert (options["data"], options["schedule"], options["clip_norm"]) == (str(tree), "poly", 35.0)
+    assert {"config.json", "environment.json", "log.csv", "checkpoint.pt"} <= {p.name for p in run.iterdir()}
+    again = CliRunner().invoke(train_app, ["nuscenes", *asked])
+    assert again.exit_code == 2
+    missing = CliRunner().invoke(train_app, ["nuscenes", str(tmp_path / "b"), "--data", str(tmp_path), "--split", "all"])
+    assert missing.exit_code == 2
+    pytest.importorskip("nuscenes.eval", reason="nuscenes-devkit is not installed")
+    scores = tmp_path / "scores.json"
+    scored = CliRunner().invoke(
+        eval_app,
+        [
+            "fastbev",
+            "--model",
+            str(run / "weights.safetensors"),
+            "--data",
+            str(tree),
+            "--engine",
+            "torch",
+            "--json",
+            str(scores),
+        ],
+    )
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scores.read_text())["instants"] == 6
+
+
+def test_boxes_without_points_do_not_count(tree: Path, tiny: FastBEVConfig, tmp_path: Path) -> None:
+    pytest.importorskip("nuscenes.eval", reason="nuscenes-devkit is not installed")
+    import torch
+
+    from bevstack.bev.network import FastBEVNet
+
+    torch.manual_seed(0)
+    result = evaluate_source(FastBEVNet(tiny).eval(), str(tree), "torch", threads=1)
+    truths = {c.name: c.truths for c in result.classes}
+    assert truths["barrier"] == 6
+    assert truths["car"] == 6, "one of the two cars has no LiDAR point, but a radar point"
+    table = tree / "v1.0-tiny" / "sample_annotation.json"
+    content = table.read_text()
+    copy = tmp_path / "copy"
+    (copy / "v1.0-tiny").mkdir(parents=True)
+    for file in (tree / "v1.0-tiny").iterdir():
+        (copy / "v1.0-tiny" / file.name).write_text(file.read_text())
+    for folder in ("samples", "sweeps"):
+        (copy / folder).symlink_to(tree / folder)
+    rows = json.loads(content)
+    for row in rows:
+        if row["num_lidar_pts"] == 0:
+            row["num_radar_pts"] = 0
+    (copy / "v1.0-tiny" / "sample_annotation.json").write_text(json.dumps(rows))
+    again = evaluate_source(FastBEVNet(tiny).eval(), str(copy), "torch", threads=1)
+    assert {c.name: c.truths for c in again.classes}["car"] == 3
