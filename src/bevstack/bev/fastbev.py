@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .network import FastBEVNet
     from .runner import Runner
 
-EngineName = Literal["onnx", "onnx-cuda", "tensorrt", "torch"]
+EngineName = Literal["onnx", "onnx-cuda", "tensorrt", "torch", "torch-cuda"]
 
 
 class FastBEV:
@@ -44,7 +44,7 @@ class FastBEV:
         model: name of a rung ("fastbev-nano": its weights are looked up), a weights file, an exported ``.onnx`` graph (needs no
             torch), a network, or a config (random weights from seed 0: for timing).
         engine: "onnx" (exports once, kept in the user's cache), "torch", "onnx-cuda" (ONNX Runtime's CUDA provider, one graph),
-            or "tensorrt" (one graph; ONNX Runtime with a warning where TensorRT cannot be used).
+            "tensorrt" (one graph; ONNX Runtime with a warning where TensorRT cannot be used), or "torch-cuda" (half precision).
         threads: for the network; None takes the CPUs that this process may use.
         split: two graphs with the compiled gather between them, so that image, lift and BEV stages are timed on their own;
             False: one graph with the gather inside. Same boxes.
@@ -323,6 +323,8 @@ def _open(
 
     if engine not in get_args(EngineName):
         raise EngineError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
+    if engine == "torch-cuda":
+        return _open_torch_cuda(model)
     if engine in ("onnx-cuda", "tensorrt"):
         return _open_on_gpu(model, engine, threads)
     if engine == "torch":
@@ -407,6 +409,20 @@ def _open_graph(path: Path, engine: EngineName, threads: int) -> tuple[FastBEVCo
     if engine == "torch":
         raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
     return _whole(OnnxEngine(path, threads), str(path))
+
+
+def _open_torch_cuda(model: str | Path | FastBEVConfig | FastBEVNet) -> tuple[FastBEVConfig, Runner, str]:
+    """torch on a GPU."""
+    from .cuda_runner import CudaRunner
+    from .weights import find_weights, load_weights, read_info
+
+    if not isinstance(model, (str, Path)):
+        net = _network(model)
+        return net.config, CudaRunner(net), ""
+    path = find_weights(model)
+    if path.suffix == ".onnx":
+        raise EngineError(f"{path} is an exported graph: it runs with engine onnx, onnx-cuda or tensorrt, not torch-cuda")
+    return read_info(path).config, CudaRunner(load_weights(path)), read_info(path).sha256
 
 
 def _open_on_gpu(
