@@ -58,13 +58,19 @@ class MonitorNode(ObserverNode):
     def take_status(self, status: Status) -> None:
         super().take_status(status)
         self.statistics.add(status)
+        self._advance(status.stamp)
+
+    def _advance(self, stamp: int) -> None:
         if self._first_stamp is None:
-            self._first_stamp = status.stamp
-        self.seconds_of_source = (status.stamp - self._first_stamp) / 1e9
+            self._first_stamp = stamp
+        self.seconds_of_source = (stamp - self._first_stamp) / 1e9
         self.progress.set()
 
     def _on_coded(self, message: Message) -> None:
-        self.statistics.add_coded(status_from_message(message))
+        status = status_from_message(message)
+        self.statistics.add_coded(status)
+        if not self.statistics.status.instants_in:  # nobody looks for boxes: time goes on with the streams
+            self._advance(status.stamp)
 
     def take_boxes(self, stamp: int, boxes: Boxes3D) -> None:
         super().take_boxes(stamp, boxes)

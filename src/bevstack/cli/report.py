@@ -33,6 +33,8 @@ def boxes_text(summary: Summary) -> str:
 def headline(summary: Summary) -> str:
     """One line: how far, how fast, what was lost."""
     latency = summary.stages.get("latency")
+    if summary.streams and not summary.instants_in:
+        return streams_line(summary)
     waiting = (
         "no result yet" if summary.instants_in else "no result yet: opening the model (its first use compiles, about a minute)"
     )
@@ -98,18 +100,21 @@ def streams_line(summary: Summary) -> str:
     return f"learned streams: {frames} frames of {len(summary.streams)} cameras, {each}"
 
 
+def _instants_line(summary: Summary, sent: str) -> str:
+    return (
+        f"instants: {sent}{summary.instants_in} in, {summary.instants_out} out, {summary.instants_dropped} dropped"
+        f" ({100 * summary.frame_drop_ratio:.1f} % of frames) in {summary.seconds:.1f} s: {summary.rate:.2f} per second,"
+        f" {boxes_text(summary)} boxes"
+    )
+
+
 def print_summary(console: Console, summary: Summary) -> None:
     """The end of a run."""
     sent = "" if summary.sent is None else f"{summary.sent} sent, "
     console.print()
     console.print(f"[bold]{summary.model}[/bold] on {summary.engine}, source {summary.source}", highlight=False)
-    console.print(
-        f"instants: {sent}{summary.instants_in} in, {summary.instants_out} out, {summary.instants_dropped} dropped"
-        f" ({100 * summary.frame_drop_ratio:.1f} % of frames) in {summary.seconds:.1f} s: {summary.rate:.2f} per second,"
-        f" {boxes_text(summary)} boxes",
-        highlight=False,
-        soft_wrap=True,
-    )
+    if summary.instants_in or not summary.streams:
+        console.print(_instants_line(summary, sent), highlight=False, soft_wrap=True)
     if summary.truth is not None:
         console.print(summary.truth.line(), highlight=False, soft_wrap=True)
     if summary.streams:

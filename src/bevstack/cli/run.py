@@ -195,7 +195,8 @@ def summarise(options: RunOptions, made: Mapping[str, Any], **files: str) -> Sum
     monitor, source = made.get("monitor"), made.get("camera_node")
     statistics = monitor.statistics if monitor is not None else Statistics()
     sent = source.instants_sent if source is not None else None
-    return statistics.summary(options.source, model=options.model, engine=options.engine, sent=sent, **files)
+    model = options.model if options.bev or options.detect else options.codec
+    return statistics.summary(options.source, model=model, engine=options.engine, sent=sent, **files)
 
 
 def check(options: RunOptions) -> None:
@@ -218,8 +219,10 @@ def check(options: RunOptions) -> None:
         raise BevstackError(f"bag {bag_path(options.record)} exists already: choose another name for --record")
     if options.picture is not None and options.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise BevstackError(f"picture {options.picture}: the name must end in .png or .jpg")
-    if not (options.bev or options.detect):
-        raise BevstackError("with --no-bev there is nothing to look for: add --detect")
+    if not (options.bev or options.detect or options.encode):
+        raise BevstackError("with --no-bev there is nothing to do: add --detect or --encode")
+    if options.picture is not None and not (options.bev or options.detect):
+        raise BevstackError(f"picture {options.picture}: nothing is looked for with --no-bev: add --detect")
     if options.detect and not options.detect_model.startswith("random:"):
         from bevstack.detect.weights import find_weights as find_detector
 
@@ -310,8 +313,9 @@ def graph(options: RunOptions) -> list[Any]:
     source_rate, live = seen.rate, seen.live
     lockstep = not live if options.lockstep is None else options.lockstep
     perception = ["bev_node"] * options.bev + ["detect_node"] * options.detect
-    # Who shows and counts follows the first of them, and the 2D boxes.
-    follow = {"bev_node": perception[0], "detect_node": "detect_node" if options.detect else ""}
+    # Who shows and counts follows the first of them, and the 2D boxes; with learned streams alone, these.
+    lead = perception[0] if perception else "encoder_node"
+    follow = {"bev_node": perception[0] if perception else "bev_node", "detect_node": "detect_node" if options.detect else ""}
     values = {
         "source": options.source,
         "cameras": ",".join(seen.cameras),
@@ -349,6 +353,7 @@ def graph(options: RunOptions) -> list[Any]:
         "camera_node": {
             **({"lockstep_timeout": 60.0} if lockstep else {}),
             **({"stream_status_topic": "encoder_node/status"} if lockstep and options.encode else {}),
+            **({} if perception else {"status_topic": ""}),
             # Truth takes rendering time: in real time only where somebody looks at it.
             **({"truth_topic": "truth/detections"} if lockstep or options.view_port is not None or options.picture else {}),
         },
@@ -360,7 +365,7 @@ def graph(options: RunOptions) -> list[Any]:
         "viewer": {"port": options.view_port, "source": options.source, **follow},
     }
     nodes = [replace(node, parameters={**node.parameters, **extra.get(node.name, {})}) for node in resolve(BEV, values)]
-    first = next(node for node in nodes if node.name == perception[0])
+    first = next(node for node in nodes if node.name == lead)
     shared = ("cameras", "rig_file", "image_topic_template", "image_transport")
     monitor = ResolvedNode(
         name="monitor",

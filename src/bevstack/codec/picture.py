@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bevstack.errors import BitstreamError, CheckpointError
 
 if TYPE_CHECKING:
-    from .bitstream import Header
+    from .bitstream import Header, Limits
     from .codec import Decoded, ImageCodec
     from .networks import EngineName
     from .weights import CodecInfo
@@ -48,10 +48,14 @@ class Decoders:
         weights: always use these; "": those of the family that the stream names.
         engine: "onnx" or "torch".
         threads: of the engine.
+        max_pixels: streams of larger pictures are refused before anything is allocated; None: as ``bitstream.Limits``.
     """
 
-    def __init__(self, weights: str | Path = "", engine: EngineName = "onnx", threads: int = 1) -> None:
+    def __init__(
+        self, weights: str | Path = "", engine: EngineName = "onnx", threads: int = 1, max_pixels: int | None = None
+    ) -> None:
         self._weights, self._engine, self._threads = str(weights), engine, threads
+        self._max_pixels = max_pixels
         self._codecs: dict[bytes, ImageCodec] = {}
         self._lock = threading.Lock()
 
@@ -62,9 +66,12 @@ class Decoders:
             BitstreamError: no frame of ours, or no weights here can read it.
             EngineError: a network failed.
         """
-        model = _header(data).model_id
+        from .bitstream import Limits
+
+        limits = Limits() if self._max_pixels is None else Limits(pixels=self._max_pixels)
+        model = _header(data, limits).model_id
         with self._lock:
-            return self._codec(model).decode(data)
+            return self._codec(model).decode(data, limits)
 
     def codec(self, data: bytes | memoryview) -> ImageCodec:
         """The codec that reads a stream. Raises as ``decode``."""
@@ -99,10 +106,10 @@ class Decoders:
         )
 
 
-def _header(data: bytes | memoryview) -> Header:
+def _header(data: bytes | memoryview, limits: Limits | None = None) -> Header:
     from .bitstream import read_layout
 
-    return read_layout(data).header
+    return read_layout(data, limits).header
 
 
 @cache

@@ -160,6 +160,31 @@ def test_damage_and_foreign_streams_are_told_and_the_next_frame_comes(
     assert np.array_equal(convert.rgb_from_image(pictures[-1]), codec.decode(good).rgb)
 
 
+def test_a_stream_of_a_huge_picture_is_refused_unread(bench: Bench, codec: ImageCodec, weights: Path) -> None:
+    """A header with valid check sums may claim anything."""
+    told = heard(bench, CodecStatus, "decoder_node/status")
+    start(bench, DecoderNode(parameter_overrides=overrides(model=str(weights), lazy=False, max_megapixels=0.05)))
+    data = codec.encode(photograph(300, 200), quality=10).data
+    bench.publisher(CompressedImage, "front/image_raw/vtc1").publish(convert.compressed_from_bytes(data, PERIOD, "x"))
+    until(lambda: told, "a status")
+    assert "200 x 300" in told[0].reason
+    assert told[0].frames_out == 0
+
+
+def test_nodes_work_in_a_namespace(bench: Bench, codec: ImageCodec, weights: Path) -> None:
+    """All names are relative: one vehicle's streams are not another's."""
+    pictures = heard(bench, Image, "/car1/front/image_decoded")
+    others = heard(bench, CompressedImage, "/front/image_raw/vtc1")
+    encoder = EncoderNode(codec=codec, namespace="/car1", parameter_overrides=overrides())
+    start(bench, encoder, DecoderNode(namespace="/car1", parameter_overrides=overrides(model=str(weights))))
+    message = convert.image_from_rgb(photograph(HEIGHT, WIDTH), PERIOD, "front_optical_frame")
+    bench.publisher(Image, "/car1/front/image_raw").publish(message)
+    until(lambda: pictures, "a picture")
+    assert not others
+    topics = {name for name, _ in bench.node.get_topic_names_and_types() if "status" in name}
+    assert {"/car1/encoder_node/status", "/car1/decoder_node/status"} <= topics
+
+
 def test_regions_move_quality_to_the_boxes(bench: Bench, codec: ImageCodec) -> None:
     """At a fixed size, the part within a box gains and the rest pays."""
     rgb = photograph(192, 256, seed=5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bevstack.ros import convert
 from bevstack.ros.interfaces import CompressedImage, Image, Message
@@ -28,6 +28,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("image_transport", "both", "form in which images are published", choices=("raw", "compressed", "both")),
     Spec("jpeg_quality", 92, "quality of compressed images", live=True, low=1, high=100),
     Spec("model", "", "codec weights file; empty: the bundled codec that each stream names"),
+    Spec("max_megapixels", 9.0, "streams of larger pictures are refused unread (4K has 8.3)", low=0.01, high=33.0),
     Spec("lazy", True, "decode only what somebody subscribes to", live=True),
     *STREAM_PARAMETERS,
 )
@@ -77,7 +78,8 @@ class DecoderNode(StreamNode):
             from bevstack.codec.weights import find_weights
 
             find_weights(model)  # a name that is not there is told now, not at the first frame
-        return Decoders(model, "torch" if self._p["engine"] == "torch" else "onnx", self._p["threads"])
+        engine: Literal["torch", "onnx"] = "torch" if self._p["engine"] == "torch" else "onnx"
+        return Decoders(model, engine, self._p["threads"], round(1e6 * self._p["max_megapixels"]))
 
     def release(self) -> None:
         """Free the codecs."""
