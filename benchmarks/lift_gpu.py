@@ -40,7 +40,7 @@ def main() -> int:
     times, channels = len(config.times), config.neck_channels
     tables = torch.from_numpy(np.stack([table] * times)).cuda()
     maps = [torch.randn((config.cells, channels), dtype=dtype, device="cuda") for _ in range(times)]
-    lift, plain = (GpuLift(config.grid.voxels, times, channels, dtype) for _ in range(2))
+    lift, plain = (GpuLift(config.voxels, times, channels, dtype) for _ in range(2))
     plain._compiled = None  # torch's own operators
     other = torch.empty_like(lift.volume)
 

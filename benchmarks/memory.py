@@ -46,7 +46,7 @@ def work(rung: str, folder: Path, graphs: str, instants: int, threads: int) -> d
     runner = onnx_runner([folder / f"{part}.onnx" for part in parts], config, threads)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (config.cameras, *config.image_hw, 3), dtype=np.uint8)
-    tables = [rng.integers(0, config.cells, config.grid.voxels).astype(np.int32) for _ in config.times]
+    tables = [rng.integers(0, config.cells, config.voxels).astype(np.int32) for _ in config.times]
     cached: list[np.ndarray] = []
     for _ in range(instants):
         _, features = runner(images, tables, [*cached, *[None] * len(config.times)][: len(config.times) - 1])

@@ -39,7 +39,7 @@ def complexity(config: FastBEVConfig) -> Complexity:
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count)
-        net.feature_maps(torch.zeros(config.cameras, 3, *config.image_hw))
+        net.feature_levels(torch.zeros(config.cameras, 3, *config.image_hw))
         image, macs[0] = macs[0], 0
         net.head_maps(torch.zeros(1, config.volume_channels, config.grid.n[0], config.grid.n[1]))
     return Complexity(sum(p.numel() for p in net.parameters()), image, macs[0])

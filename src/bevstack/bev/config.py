@@ -66,6 +66,14 @@ class VoxelGrid:
 
 
 @dataclass(frozen=True)
+class Level:
+    """One lifted scale: feature cells of ``stride`` input pixels into ``grid``."""
+
+    stride: int
+    grid: VoxelGrid
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """BEV encoder.
 
@@ -131,6 +139,8 @@ class FastBEVConfig:
         overlap: which camera, in rig order, owns a voxel that several see. Released weights were trained with "last".
         cameras: how many cameras the feature table is laid out for; a rig may have fewer.
         reference_size: (width, height) of the cameras that the weights were trained with.
+        coarse: further scales that are lifted, each into a coarser grid; their volumes are enlarged to the finest one's size
+            and stand behind it (brief 1.5, "v4").
     """
 
     name: str
@@ -152,21 +162,37 @@ class FastBEVConfig:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     resize_filter: Literal["bicubic", "area"] = "bicubic"
     overlap: Literal["last", "first"] = "last"
+    coarse: tuple[Level, ...] = ()
 
     @property
     def feature_hw(self) -> tuple[int, int]:
-        """Rows and columns of one camera's lifted feature map."""
-        return -(-self.image_hw[0] // self.lift_stride), -(-self.image_hw[1] // self.lift_stride)
+        """Rows and columns of one camera's lifted feature map (of the finest one, where several are lifted)."""
+        return self.level_hw(self.levels[0])
+
+    def level_hw(self, level: Level) -> tuple[int, int]:
+        """Rows and columns of one camera's feature map of a scale."""
+        return -(-self.image_hw[0] // level.stride), -(-self.image_hw[1] // level.stride)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All lifted scales, finest first."""
+        return (Level(self.lift_stride, self.grid), *self.coarse)
 
     @property
     def cells(self) -> int:
-        """Feature cells of one instant; also the table entry that means "no camera sees this voxel"."""
-        return self.cameras * self.feature_hw[0] * self.feature_hw[1]
+        """Feature cells of one instant, of all scales; also the table entry that means "no camera sees this voxel"."""
+        return sum(self.cameras * rows * columns for rows, columns in map(self.level_hw, self.levels))
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of all scales: entries of a table."""
+        return sum(level.grid.voxels for level in self.levels)
 
     @property
     def volume_channels(self) -> int:
-        """Channels after the height axis has been folded in: Z * T * C, height outermost, then time, then feature."""
-        return self.grid.n[2] * len(self.times) * self.neck_channels
+        """Channels after the height axis has been folded in: Z * T * C, height outermost, then time, then feature; scale by
+        scale."""
+        return sum(level.grid.n[2] for level in self.levels) * len(self.times) * self.neck_channels
 
     @property
     def bev_hw(self) -> tuple[int, int]:
@@ -185,7 +211,10 @@ class FastBEVConfig:
 
     def to_json(self) -> str:
         """Canonical JSON: same config, same string."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        values = dataclasses.asdict(self)
+        if not self.coarse:  # as it was before there were several scales: weights and checkpoints carry this string
+            del values["coarse"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """First 16 hexadecimal digits of the config's SHA-256."""
@@ -231,6 +260,8 @@ def _build(kind: type, values: dict[str, Any]) -> object:
 def _part(key: str, value: Any) -> Any:
     if key == "backbone" and "blocks" in value:
         return SuperBlockConfig.from_dict(value)
+    if key == "coarse":
+        return tuple(_build(Level, dict(level)) for level in value)
     return _build(_NESTED[key], dict(value)) if key in _NESTED else _tuples(value)
 
 
@@ -323,6 +354,18 @@ CONFIGS: dict[str, FastBEVConfig] = {
         ),
         _M4,
         replace(_M4, name="fastbev-m5", image_hw=(512, 1408)),
+        # Three scales, the published configuration "v4"; no weights were released.
+        replace(
+            _M0,
+            name="fastbev-r50",
+            backbone=_R50,
+            grid=VoxelGrid((200, 200, 6), (0.5, 0.5, 1.0)),
+            coarse=(
+                Level(8, VoxelGrid((150, 150, 6), (2 / 3, 2 / 3, 1.0))),
+                Level(16, VoxelGrid((100, 100, 6), (1.0, 1.0, 1.0))),
+            ),
+            encoder=EncoderConfig("m2bev", 256, 256, 6),
+        ),
         # The paper's largest image encoder and input; its voxels and BEV encoder were never published: M4's are taken.
         replace(_M4, name="fastbev-r101", image_hw=(900, 1600), backbone=_R101),
         single_frame(_M0),

@@ -37,7 +37,7 @@ class _Recorded:
         self._graph: Any = None
         if not record:
             return
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -84,11 +84,11 @@ class CudaRunner:
         folded = inference_net(net).to(self._device, kind)
         times, cells, channels = len(config.times), config.cells, config.neck_channels
         self._staged = torch.zeros((config.cameras, *config.image_hw, 3), dtype=torch.uint8, pin_memory=gpu)
-        self._staged_tables = torch.zeros((times, config.grid.voxels), dtype=torch.int32, pin_memory=gpu)
+        self._staged_tables = torch.zeros((times, config.voxels), dtype=torch.int32, pin_memory=gpu)
         self._images = torch.zeros_like(self._staged, device=self._device)
         self._tables = torch.full_like(self._staged_tables, cells, device=self._device)
         self._maps = [torch.zeros((cells, channels), dtype=kind, device=self._device) for _ in range(times)]
-        lift = GpuLift(config.grid.voxels, times, channels, kind, self._device)
+        lift = GpuLift(config.voxels, times, channels, kind, self._device)
         image, bev = _TypedImage(folded, kind), BevGraph(folded)
         with torch.inference_mode():
             self._image = _Recorded(lambda: image(self._images), gpu and graphs)

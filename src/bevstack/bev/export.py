@@ -50,9 +50,9 @@ def _module(
     if part == "image":
         return ImageGraph(folded, raw, source), (images,), ["images"], ["features"]
     if part == "bev":
-        volume = torch.zeros(config.grid.voxels, times, config.neck_channels)
+        volume = torch.zeros(config.voxels, times, config.neck_channels)
         return BevGraph(folded), (volume,), ["volume"], list(WHOLE_OUTPUTS[:3])
-    tables = torch.full((times, config.grid.voxels), config.cells, dtype=torch.int32)
+    tables = torch.full((times, config.voxels), config.cells, dtype=torch.int32)
     history = [torch.zeros(config.cells, config.neck_channels) for _ in range(times - 1)]
     names = ["images", "tables", *history_names(times)]
     return WholeGraph(folded, raw, source), (images, tables, *history), names, list(WHOLE_OUTPUTS)

@@ -86,7 +86,7 @@ class FastBEV:
         height, width = self.config.image_hw if self._source is None else self._source[::-1]
         self._images = np.zeros((self.config.cameras, height, width, 3), np.uint8)
         self._static: dict[str, Table] = {}
-        self._tables = np.empty((len(self.config.times), self.config.grid.voxels), np.int32)
+        self._tables = np.empty((len(self.config.times), self.config.voxels), np.int32)
         self.cache = TemporalCache(self.config.times)
         self.timings: dict[str, float] = {}
         _load_compiled()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import interpolate, linear
 
 from bevstack.nn.fold import fold_batch_norms
 
@@ -63,8 +63,10 @@ class ImageGraph(nn.Module):
             pixels = images.to(torch.float32)
             planes = pixels.permute(0, 3, 1, 2) if self.shrink is None else self.shrink(pixels)
             images = (planes - self.mean) * self.scale
-        maps = self.net.feature_maps(images)
-        return maps.permute(0, 2, 3, 1).reshape(-1, self.net.config.neck_channels)
+        levels = self.net.feature_levels(images)
+        channels = self.net.config.neck_channels
+        rows = [maps.permute(0, 2, 3, 1).reshape(-1, channels) for maps in levels]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 class BevGraph(nn.Module):
@@ -77,11 +79,32 @@ class BevGraph(nn.Module):
     def forward(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config, encoder = self.net.config, self.net.neck_3d
         fuse = encoder.fuse
+        if config.coarse:
+            return self._heads(self._fused(volume))
         # The 1x1 fusion as a product of rows: the wide volume is never transposed, only the narrow result is.
         rows = linear(volume.reshape(-1, config.volume_channels), fuse.weight.flatten(1), fuse.bias)
-        bev = rows.reshape(1, config.grid.n[0], config.grid.n[1], -1).permute(0, 3, 1, 2)
-        cls, reg, direction = self.net.bbox_head(encoder.after_fuse(bev))
+        return self._heads(rows.reshape(1, config.grid.n[0], config.grid.n[1], -1).permute(0, 3, 1, 2))
+
+    def _heads(self, bev: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cls, reg, direction = self.net.bbox_head(self.net.neck_3d.after_fuse(bev))
         return cls[0], reg[0], direction[0]
+
+    def _fused(self, volume: Tensor) -> Tensor:
+        """Several scales: each is fused in its own grid and then enlarged, which is the same the other way round (both are
+        linear) and touches a sixth of the channels."""
+        config, fuse = self.net.config, self.net.neck_3d.fuse
+        assert fuse.bias is not None
+        weight, size = fuse.weight.flatten(1), config.grid.n[:2]
+        fused = fuse.bias.reshape(1, -1, 1, 1)
+        voxel = channel = 0
+        for level in config.levels:
+            x, y, z = level.grid.n
+            width = z * len(config.times) * config.neck_channels
+            rows = linear(volume[voxel : voxel + level.grid.voxels].reshape(x * y, width), weight[:, channel : channel + width])
+            part = rows.reshape(1, x, y, -1).permute(0, 3, 1, 2)
+            fused = fused + (part if (x, y) == size else interpolate(part, size=size, mode="bilinear", align_corners=False))
+            voxel, channel = voxel + level.grid.voxels, channel + width
+        return fused
 
 
 class WholeGraph(nn.Module):

@@ -19,7 +19,7 @@ from bevstack.nn.searched import SearchedBackbone
 from bevstack.nn.superblocks import SuperBlockConfig
 
 from .config import EncoderConfig, FastBEVConfig, VoxelGrid
-from .lift import fold_height, lift_rows
+from .lift import fold_height, fold_levels, lift_levels, lift_rows
 
 
 class M2BevEncoder(nn.Module):
@@ -139,7 +139,9 @@ class FastBEVNet(nn.Module):
         channels = config.neck_channels
         if config.neck == "fpn_concat":
             self.neck: nn.Module = FPN(self.backbone.outputs, channels)
-            self.neck_fuse_0 = nn.Conv2d(channels * len(self.backbone.outputs), channels, 3, padding=1)
+            for k in range(len(config.levels)):
+                inputs = channels * (len(self.backbone.outputs) - k)
+                self.add_module(f"neck_fuse_{k}", nn.Conv2d(inputs, channels, 3, padding=1))
         else:
             self.neck = TopDownSum(self.backbone.outputs, channels)
         self.neck_3d: M2BevEncoder | PyramidEncoder = (
@@ -149,20 +151,34 @@ class FastBEVNet(nn.Module):
         )
         self.bbox_head = AnchorHead(self.neck_3d.outputs, config)
 
-    def fuse_levels(self, levels: Sequence[Tensor]) -> Tensor:
-        """P2..P5 to the single lifted map: bilinear (align_corners False) to P2's size, concatenation, 3x3 with bias."""
+    def fuse_levels(self, levels: Sequence[Tensor], scale: int = 0) -> Tensor:
+        """P2..P5 to a lifted map: bilinear (align_corners False) to the size of the scale's own level, concatenation with those
+        above it, 3x3 with bias."""
+        levels = levels[scale:]
         size = (levels[0].shape[2], levels[0].shape[3])
         grown = [levels[0]] + [interpolate(p, size=size, mode="bilinear", align_corners=False) for p in levels[1:]]
-        fused: Tensor = self.neck_fuse_0(torch.cat(grown, dim=1))
+        fused: Tensor = self.get_submodule(f"neck_fuse_{scale}")(torch.cat(grown, dim=1))
         return fused
 
     def feature_maps(self, images: Tensor) -> Tensor:
-        """(M, 3, H, W) normalised RGB -> (M, C, Hf, Wf)."""
+        """(M, 3, H, W) normalised RGB -> (M, C, Hf, Wf), the finest lifted map."""
+        return self.feature_levels(images)[0]
+
+    def feature_levels(self, images: Tensor) -> list[Tensor]:
+        """(M, 3, H, W) normalised RGB -> per lifted scale (M, C, Hf, Wf), finest first."""
         pyramid = self.neck(self.backbone(images))
-        return self.fuse_levels(pyramid) if self.config.neck == "fpn_concat" else pyramid
+        if self.config.neck != "fpn_concat":
+            return [pyramid]
+        return [self.fuse_levels(pyramid, scale) for scale in range(len(self.config.levels))]
 
     def image_features(self, images: Tensor) -> Tensor:
-        """(B*N, 3, H, W) normalised RGB, cameras fastest -> (B, N, C, Hf, Wf)."""
+        """(B*N, 3, H, W) normalised RGB, cameras fastest -> (B, N, C, Hf, Wf).
+
+        Raises:
+            ValueError: a network that lifts several scales has no such single map: use ``forward``.
+        """
+        if self.config.coarse:
+            raise ValueError(f"{self.config.name} lifts several scales: its features are no single map")
         maps = self.feature_maps(images)
         return maps.reshape(-1, self.config.cameras, *maps.shape[1:])
 
@@ -178,6 +194,8 @@ class FastBEVNet(nn.Module):
     def forward(self, images: Tensor, tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T*N, 3, H, W) time-major images (all instants recomputed) and tables (B, T, V) -> raw head maps."""
         batch, cameras = images.shape[0], self.config.cameras
+        if self.config.coarse:
+            return self.head_maps(fold_levels(lift_levels(self.feature_levels(images.flatten(0, 1)), tables), self.config))
         maps = self.feature_maps(images.flatten(0, 1))
         maps = maps.reshape(batch, -1, cameras, *maps.shape[1:])
         return self.head_maps(self.lift([maps[:, t] for t in range(maps.shape[1])], tables))

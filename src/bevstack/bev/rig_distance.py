@@ -99,7 +99,7 @@ def rig_view(cameras: Mapping[str, Camera], config: FastBEVConfig) -> RigView:
     """
     if not 0 < len(cameras) <= config.cameras:
         raise CalibrationError(f"{len(cameras)} cameras; {config.name} takes 1 to {config.cameras}: choose with --cameras")
-    seen = np.zeros(config.grid.voxels, np.int64)
+    seen = np.zeros(config.voxels, np.int64)
     views = {}
     for name, camera in cameras.items():
         mine = rig_table([camera, *[None] * (config.cameras - 1)], config) < config.cells

@@ -49,7 +49,7 @@ class WholeRunner:
         self.timings: dict[str, float] = {}
         self.source: tuple[int, int] | None = None
         self.engine, self._cells = engine, config.cells
-        self._tables = np.empty((len(config.times), config.grid.voxels), np.int32)
+        self._tables = np.empty((len(config.times), config.voxels), np.int32)
         self._unused = np.zeros((config.cells, config.neck_channels), np.float32)
 
     def __call__(
@@ -75,8 +75,8 @@ class SplitRunner:
     def __init__(self, image: Engine, bev: Engine, config: FastBEVConfig, threads: int = 1) -> None:
         self.timings: dict[str, float] = {}
         self._image, self._bev = image, bev
-        self._gather = Gather(config.grid.voxels, len(config.times), config.neck_channels, threads)
-        self._tables = np.empty((len(config.times), config.grid.voxels), np.int32)
+        self._gather = Gather(config.voxels, len(config.times), config.neck_channels, threads)
+        self._tables = np.empty((len(config.times), config.voxels), np.int32)
 
     def image_features(self, images: NDArray[np.uint8]) -> Floats:
         """(N, H, W, 3) images of one instant -> feature rows (cells, C)."""

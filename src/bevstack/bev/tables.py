@@ -7,12 +7,14 @@ between the image's exposure and now into P; nothing is warped. A voxel reads th
 
 Entries are int32 ``(camera * Hf + v) * Wf + u``; ``cameras * Hf * Wf`` (``config.cells``) means that no camera sees the voxel.
 Voxels are flat in (x, y, z) order.
+Where a network lifts several scales, the voxels of all of them stand one after the other, and so do their cells.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numba
@@ -22,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from bevstack.errors import CalibrationError
 from bevstack.geometry import Camera, Matrix, invert, transform_points
 
-from .config import FastBEVConfig, VoxelGrid
+from .config import FastBEVConfig, Level, VoxelGrid
 
 Table = NDArray[np.int32]
 _EYE = np.eye(4)
@@ -187,9 +189,7 @@ def rig_table(
     if len(cameras) > config.cameras:
         raise CalibrationError(f"{len(cameras)} cameras given; {config.name} is laid out for {config.cameras}")
     straight = [rectified] * len(cameras) if isinstance(rectified, bool) else list(rectified)
-    projections = np.zeros((config.cameras, 3, 4))
-    bent: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-    points: Matrix | None = None
+    views: dict[int, _View] = {}
     for slot, camera in enumerate(cameras):
         if camera is None:
             continue
@@ -197,34 +197,66 @@ def rig_table(
         matrix = image_transform(camera.width, camera.height, config).matrix if given is None else given
         past = _EYE if T_world_ego_images is None else T_world_ego_images[slot]
         transform = lidar_to_camera(camera, config, _EYE if T_world_ego_images is None else T_world_ego_now, past)
-        transform = transform @ np.asarray(T_lidar_grid, np.float64)
-        if camera.distorted and not straight[slot]:
-            points = grid_points(config.grid) if points is None else points
-            bent[slot] = _distorted_cells(camera, matrix, config.lift_stride, transform, points, config.feature_hw)
+        views[slot] = _View(camera, matrix, transform @ np.asarray(T_lidar_grid, np.float64), straight[slot])
+    if not config.coarse:
+        return _level_table(views, config, config.levels[0], out)
+    table = np.empty(config.voxels, np.int32) if out is None else out
+    voxel = cell = 0
+    for level in config.levels:
+        part = table[voxel : voxel + level.grid.voxels]
+        _level_table(views, config, level, part)
+        own = config.cameras * int(np.prod(config.level_hw(level)))
+        part[:] = np.where(part < own, part + cell, config.cells)
+        voxel, cell = voxel + level.grid.voxels, cell + own
+    return table
+
+
+@dataclass(frozen=True)
+class _View:
+    """A camera, its image's matrix, where the grid lies for it, and whether its image is straight."""
+
+    camera: Camera
+    matrix: Matrix
+    T_camera_lidar: Matrix
+    straight: bool
+
+
+def _level_table(views: dict[int, _View], config: FastBEVConfig, level: Level, out: Table | None) -> Table:
+    """Table of one scale, its cells counted from 0."""
+    hw = config.level_hw(level)
+    projections = np.zeros((config.cameras, 3, 4))
+    bent: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    points: Matrix | None = None
+    for slot, view in views.items():
+        if view.camera.distorted and not view.straight:
+            points = grid_points(level.grid) if points is None else points
+            bent[slot] = _distorted_cells(view.camera, view.matrix, level.stride, view.T_camera_lidar, points, hw)
         else:
-            projections[slot] = camera_projection(camera, matrix, config.lift_stride, transform)
+            projections[slot] = camera_projection(view.camera, view.matrix, level.stride, view.T_camera_lidar)
     if not bent:
-        return build_table(projections, config.grid, config.feature_hw, config.overlap, out)
-    return _mixed_table(projections, bent, config, out)
+        return build_table(projections, level.grid, hw, config.overlap, out)
+    return _mixed_table(projections, bent, config, level, out)
 
 
 def _mixed_table(
     projections: Matrix,
     bent: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]],
     config: FastBEVConfig,
+    level: Level,
     out: Table | None,
 ) -> Table:
     """Camera by camera, where some lenses are distorted: slower than the compiled table, same rule for overlaps."""
-    table = np.empty(config.grid.voxels, np.int32) if out is None else out
-    table[:] = config.cells
-    per_camera = config.feature_hw[0] * config.feature_hw[1]
+    table = np.empty(level.grid.voxels, np.int32) if out is None else out
+    hw = config.level_hw(level)
+    per_camera = hw[0] * hw[1]
+    table[:] = config.cameras * per_camera
     slots = range(config.cameras) if config.overlap == "last" else range(config.cameras - 1, -1, -1)
     for slot in slots:
         if slot in bent:
             voxels, cells = bent[slot]
             table[voxels] = slot * per_camera + cells
         elif projections[slot].any():
-            alone = build_table(projections[slot : slot + 1], config.grid, config.feature_hw)
+            alone = build_table(projections[slot : slot + 1], level.grid, hw)
             seen = alone < per_camera
             table[seen] = slot * per_camera + alone[seen]
     return table

@@ -168,7 +168,7 @@ class Recipe:
         if options.norms == "sync" and self.world.size > 1:
             if device.type != "cuda":
                 raise TrainingError("norms=sync needs GPUs: on CPUs choose train, backbone or frozen")
-            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._freeze()
         self.module: nn.Module = self.net
@@ -251,7 +251,7 @@ class Recipe:
         value = self.world.total(float(total.detach())) / self.world.size
         if not np.isfinite(value):
             raise TrainingError(f"loss is {value} at step {self.step_number}: resume from the checkpoint with a lower rate")
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(trained, self.options.clip_norm))
