@@ -87,18 +87,25 @@ def train_giraffedet(
         Path | None, typer.Option(help="Structure of `bevstack search backbone` in place of the rung's backbone.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+    slim: Annotated[
+        bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
+    ] = False,
 ) -> None:
     """Train a detector on labelled images. Several processes: torchrun --nproc-per-node N -m bevstack.cli.main train ..."""
-    from bevstack.detect.config import with_backbone
+    from bevstack.detect.config import SLIM, with_backbone
     from bevstack.learn.detect.data import DataSpec
-    from bevstack.learn.detect.train import TrainOptions
+    from bevstack.learn.detect.slim import SlimOptions, SlimTrainer
+    from bevstack.learn.detect.train import Trainer, TrainOptions
     from bevstack.learn.detect.train import train_giraffedet as execute
     from bevstack.nn.superblocks import load_backbone
 
-    options = TrainOptions(
+    if slim and backbone is not None:
+        raise BevstackError("a searched backbone has one width: leave out --slim or --backbone")
+    options = (SlimOptions if slim else TrainOptions)(
         output=output,
         data=tuple(DataSpec.parse(d) for d in data),
-        model=model,
+        model=SLIM.name if slim else model,
+        config=SLIM if slim else None,
         minutes=minutes,
         steps=steps,
         batch=batch,
@@ -114,7 +121,8 @@ def train_giraffedet(
     )
     if backbone is not None:
         options = replace(options, config=with_backbone(options.network(), load_backbone(backbone)))
-    print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True)))
+    make = SlimTrainer if slim else Trainer
+    print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True), make=make))
 
 
 @export_app.command("giraffedet")

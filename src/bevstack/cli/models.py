@@ -167,7 +167,10 @@ def train_fastbev(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
-    freeze: Annotated[float, typer.Option(help="Share of the budget after which batch norms keep their statistics.")] = 0.55,
+    freeze: Annotated[
+        float | None,
+        typer.Option(help="Share of the budget after which batch norms keep their statistics; default 0.55, with --slim 0.2."),
+    ] = None,
     first_drive: Annotated[int, typer.Option(help="Smallest seed of the training drives.")] = 10_000,
     amp: Annotated[bool, typer.Option("--amp", help="Forward passes in bfloat16: faster where the processor has it.")] = False,
     slim: Annotated[
@@ -196,7 +199,7 @@ def train_fastbev(
         threads=threads,
         resume=resume,
         init=init,
-        freeze=freeze,
+        freeze=freeze if freeze is not None else kind.freeze,
         first_drive=first_drive,
         amp=amp,
     )

@@ -36,7 +36,8 @@ CODE = 9  # numbers that describe a box
 @dataclass(frozen=True)
 class SlimOptions(TrainOptions):
     """What a run of several widths is asked to do, besides ``TrainOptions``; there, ``init`` may also be a file of several
-    widths, and ``freeze`` is about the narrower widths' norms (1: never).
+    widths, and ``freeze`` is about the narrower widths' norms. It comes early: statistics of a few instants are each time others,
+    which the largest width, whose statistics stay, cannot be followed through.
 
     Attributes:
         widths: shares of the image backbone's channels.
@@ -44,7 +45,7 @@ class SlimOptions(TrainOptions):
     """
 
     perspective: float = 0.0
-    freeze: float = 1.0
+    freeze: float = 0.2
     warmup: int = 30
     widths: tuple[float, ...] = SLIM_WIDTHS
     features: float = 4.0
@@ -196,17 +197,31 @@ class SlimTrainer(Trainer):
 
     @torch.no_grad()
     def settle(self, batches: Iterator[Batch], count: int) -> None:
-        """The narrower widths' statistics with the averaged weights: plain means over ``count`` fresh batches."""
-        slim = self.averaged_slim()
-        norms = [m for w in slim.widths[:-1] for m in slim.norms(w) if isinstance(m, nn.BatchNorm2d)]
+        """The narrower widths' norm statistics with the averaged weights: plain means over ``count`` fresh batches, for every
+        width that they bring nearer to the largest on a quarter as many further ones."""
+        old, slim = self.averaged_slim(), self.averaged_slim()
+        narrower = slim.widths[:-1]
+        norms = [m for w in narrower for m in slim.norms(w) if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative mean
             norm.train()
         for _, batch in zip(range(count), batches):
+            for width in narrower:
+                slim.at(width).image_features(self.images(batch))
+        slim.eval()
+        distance = {w: [0.0, 0.0] for w in narrower}
+        for _, batch in zip(range(max(1, count // 4)), batches):
             images = self.images(batch)
-            for width in slim.widths[:-1]:
-                slim.at(width).image_features(images)
+            wanted = slim.full.image_features(images)
+            for width in narrower:
+                for n, candidate in enumerate((old, slim)):
+                    features = candidate.at(width).image_features(images)
+                    distance[width][n] += float(feature_distance(features, wanted, batch.perspective))
+        for width in narrower:
+            if distance[width][0] < distance[width][1]:
+                for new, kept in zip(slim.norms(width), old.norms(width)):
+                    new.load_state_dict(kept.state_dict())
         self.average.state = {k: v.clone() for k, v in slim.state_dict().items()}
 
     def write(self, path: Path) -> Path:

@@ -199,10 +199,11 @@ class Trainer:
         self.processes = processes or Processes()
         device = self.processes.device
         seed_everything(options.seed)
-        net = GiraffeDetNet(self.config)
+        net = self._build()
+        self.trained: nn.Module = net  # what is saved and averaged
         shorten(net)
         if options.init is not None and not options.resume:
-            start_from(net, options.init)
+            self._start(net, options.init)
         net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._wrapped: nn.Module = net
         if self.processes.world > 1:
@@ -227,11 +228,36 @@ class Trainer:
         self._mean = torch.tensor(self.config.mean, device=device)
         self._std = torch.tensor(self.config.std, device=device)
 
+    def _build(self) -> GiraffeDetNet:
+        return GiraffeDetNet(self.config)
+
+    def _start(self, net: GiraffeDetNet, weights: Path) -> None:
+        start_from(net, weights)
+
+    def _set_modes(self, frozen: bool) -> None:
+        """Training mode; norms keep their statistics once they are ``frozen``."""
+        self._wrapped.train()
+        for norm in self.norms:
+            norm.train(not frozen)
+
+    def _forward(self, planes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        out: tuple[list[Tensor], list[Tensor]] = self._wrapped(planes)
+        return out
+
+    def _after_labels(self, planes: Tensor, targets: list[Targets]) -> dict[str, float]:
+        """Between the backward pass of the labels and the step: other losses; their parts for the log."""
+        return {}
+
     def losses(self, canvas: tuple[int, int]) -> GFLLoss:
         """The losses for a canvas, made once."""
         if canvas not in self._losses:
             self._losses[canvas] = GFLLoss(self.config, canvas, self.processes.device)
         return self._losses[canvas]
+
+    def precision(self) -> torch.autocast:
+        """Context of forward passes."""
+        device = self.processes.device.type
+        return torch.autocast(device, torch.float16 if device == "cuda" else torch.bfloat16, enabled=self.amp)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; returns the loss parts, the gradient norm and the learning rate.
@@ -244,15 +270,12 @@ class Trainer:
         rate = learning_rate(self.progress.step, fraction, options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._wrapped.train()
-        for norm in self.norms:
-            norm.train(fraction < options.freeze)
+        self._set_modes(fraction >= options.freeze)
         batch = batch.to(device)
         planes = ((batch.images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
         self.optimizer.zero_grad(set_to_none=True)
-        dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-        with torch.autocast(device.type, dtype, enabled=self.amp):
-            scores, logits = self._wrapped(planes)
+        with self.precision():
+            scores, logits = self._forward(planes)
         canvas = (int(batch.images.shape[1]), int(batch.images.shape[2]))
         parts = self.losses(canvas)(scores, logits, batch.targets, self.processes.mean)
         if not torch.isfinite(parts.total):
@@ -260,22 +283,23 @@ class Trainer:
                 f"loss is {parts.total.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
             )
         self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
+        others = self._after_labels(planes, batch.targets)
         self.scaler.unscale_(self.optimizer)
-        norm_value = float(nn.utils.clip_grad_norm_(self.net.parameters(), options.clip_norm))
+        norm_value = float(nn.utils.clip_grad_norm_(self.trained.parameters(), options.clip_norm))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.average.update(self.net)
+        self.average.update(self.trained)
         self.progress.step += 1
         values = {
             k: float(v.detach()) for k, v in (("loss", parts.total), ("cls", parts.cls), ("box", parts.box), ("dfl", parts.dfl))
         }
-        return {**values, "positives": parts.positives, "norm": norm_value, "lr": rate}
+        return {**values, **others, "positives": parts.positives, "norm": norm_value, "lr": rate}
 
     def save(self, path: Path) -> None:
         """Everything, written beside the target and moved over it: an interruption leaves the older file whole."""
         state = {
             "config": self.config.to_json(),
-            "net": self.net.state_dict(),
+            "net": self.trained.state_dict(),
             "average": self.average.state,
             "updates": self.average.updates,
             "optimizer": self.optimizer.state_dict(),
@@ -297,7 +321,7 @@ class Trainer:
         state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
         if state["config"] != self.config.to_json():
             raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
-        self.net.load_state_dict(state["net"])
+        self.trained.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -308,6 +332,13 @@ class Trainer:
         net = GiraffeDetNet(self.config)
         net.load_state_dict(self.average.state)
         return net.eval()
+
+    def settle(self, batches: Iterator[Batch]) -> None:
+        """At the end: what the averaged weights still need; batch norms are averaged like weights, so nothing."""
+
+    def write(self, path: Path) -> Path:
+        """The averaged weights as a weights file."""
+        return write_weights(self, path)
 
 
 @torch.no_grad()
@@ -362,8 +393,16 @@ def _prepare_folder(options: TrainOptions, trainer: Trainer) -> None:
     (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
 
-def train_giraffedet(options: TrainOptions, *, report: Callable[[str], None] = print) -> Path:
+def train_giraffedet(
+    options: TrainOptions,
+    *,
+    report: Callable[[str], None] = print,
+    make: Callable[[TrainOptions, Processes], Trainer] = Trainer,
+) -> Path:
     """Runs (or continues) a training run to the end of its budget and writes ``weights.safetensors`` into its folder.
+
+    Args:
+        make: the trainer, for other ways to train the same thing (``bevstack.learn.detect.slim``).
 
     Raises:
         TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
@@ -379,12 +418,12 @@ def train_giraffedet(options: TrainOptions, *, report: Callable[[str], None] = p
     data = TrainingSet(options.network(), options.data, options.seed, options.augment)
     processes = Processes.join()
     try:
-        trainer = Trainer(options, processes)
+        trainer = make(options, processes)
         _prepare_folder(options, trainer)
         _loop(trainer, data, report)
         target = options.output / "weights.safetensors"
         if processes.rank == 0:
-            write_weights(trainer, target)
+            trainer.write(target)
         return target
     finally:
         processes.leave()
@@ -426,6 +465,7 @@ def _loop(trainer: Trainer, data: TrainingSet, report: Callable[[str], None]) ->
             saved = time.monotonic()
     if first:
         trainer.save(checkpoint)
+        trainer.settle(stream)
 
 
 def write_weights(trainer: Trainer, path: Path) -> Path:
