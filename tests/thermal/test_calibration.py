@@ -116,16 +116,16 @@ def calibrate(made: Scenario, seconds: float = 900.0) -> tuple[CalibrationRun, f
         shown = round((float(plant.temperatures[0]) + rng.normal(scale=0.3)) / 0.5) * 0.5
         power = plant.powers([(c.rung, c.rate) for c in run.current])
         run.step([Reading("die", shown, Health.OK, now)], {"gpu": float(power[0])}, now)
-        _, hot = plant.step(plant.powers([(c.rung, c.rate) for c in run.current]))
+        _, hot = plant.step(power)  # a swap takes effect a period later
         hottest, now = max(hottest, hot), now + 0.5
     return run, hottest
 
 
 def test_a_run_on_a_plant_predicts_its_steady_state() -> None:
-    run, hottest = calibrate(plant_of(25.0))
+    run, hottest = calibrate(plant_of(25.0), 1500.0)
     found = run.result()
     assert found.rms[0] < 0.8
-    assert found.resistance.sum() == pytest.approx(1.5, rel=0.15), "0.5 + 1.0 K/W, and leakage on top"
+    assert found.resistance.sum() == pytest.approx(1.73, rel=0.1), "0.5 + 1.0 K/W, and leakage adds 15 %"
     assert hottest < 90
 
 

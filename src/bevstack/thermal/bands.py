@@ -14,7 +14,7 @@ class BandPolicy(Governor):
 
     def _bands(self, throttled: frozenset[str], now: float) -> Proposal | None:
         if not self.sensors.trackers:
-            return self._by_latency(now)
+            return self._by_latency(throttled, now)
         trusted = self.sensors.trusted
         if not trusted:
             return self._stale(now)

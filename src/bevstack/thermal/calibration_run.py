@@ -22,6 +22,9 @@ _LEAST = 60  # good samples that a zone must have given
 class CalibrationRun:
     """Open loop, with a guard: near a ceiling, or while no zone answers, the smallest rungs run.
 
+    The first fifth (at most five minutes) runs the smallest rungs and is not recorded: what ran before is not known, and the
+    fit takes the machine as settled at its beginning.
+
     Args:
         ladders: models. zones: control ones are calibrated.
         ceiling: of a zone, degC.
@@ -59,9 +62,10 @@ class CalibrationRun:
             raise GovernorError("no model that runs has a larger rung than its smallest: there is nothing to calibrate with")
         self.seconds, self.period = seconds, period
         self.current = self._budget.smallest
-        self._schedule = excitation(len(self._budget.units), seconds, seed)
+        self._schedule = excitation(len(self._budget.units), 0.8 * seconds, seed)
         self._level: tuple[bool, ...] = (False,) * len(self._budget.units)
-        self._until = 0.0
+        self._until = 0.0  # of the schedule's present hold, seconds after settling
+        self.settle = min(300.0, 0.2 * seconds)
         self._start: float | None = None
         self._guarded = False
         self._power: list[list[float]] = []
@@ -85,9 +89,11 @@ class CalibrationRun:
         self._start = now if self._start is None else self._start
         by_zone = {r.zone: r.celsius for r in readings}
         celsius = {key: by_zone.get(key) for key in self._ceiling}
-        self._power.append([power.get(unit, 0.0) for unit in self._budget.units])
-        self._celsius.append([math.nan if v is None else v for v in celsius.values()])
-        while now - self._start >= self._until - 1e-9:
+        since = now - self._start - self.settle
+        if since >= 0:
+            self._power.append([power.get(unit, 0.0) for unit in self._budget.units])
+            self._celsius.append([math.nan if v is None else v for v in celsius.values()])
+        while since >= self._until - 1e-9:
             hold, self._level = next(self._schedule, (math.inf, self._level))
             self._until += hold
         known = [v - self._ceiling[key] for key, v in celsius.items() if v is not None]

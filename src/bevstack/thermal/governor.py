@@ -322,10 +322,10 @@ class Governor(ABC):
             return Proposal(combo, f"no sensor for {since:.0f} s") if combo is not None else None
         return None
 
-    def _by_latency(self, now: float) -> Proposal | None:
-        """A machine without zones: slow items are the only sign of heat."""
+    def _by_latency(self, throttled: frozenset[str], now: float) -> Proposal | None:
+        """A machine without zones: slow items are the only sign of heat, unless the kernel tells that it throttles."""
         self.mode = Mode.LATENCY
-        slowed = {self.budget.ladders[self._ladder_number(model)].unit for model in self.watch.slowed(now)}
+        slowed = {self.budget.ladders[self._ladder_number(model)].unit for model in self.watch.slowed(now)} | throttled
         if slowed:
             self._no_up_until = now + self.config.throttle_hold_s
             if now - self._changed_down >= self.config.stretch_s + 1.0:

@@ -34,7 +34,7 @@ _SURGE_S = 4.0  # seconds over which a surge is measured: it comes slowly throug
 _SURGE_NOISE = 1.0  # degC of it that sensors make by themselves
 _JUMP = 8.0  # degC within one sample that no die can do
 _LOW = 6.0  # degC that a zone may read below what its siblings imply
-_BLIND_DRIFT = 1.0 / 60.0  # degC per second of extra margin without any sensor
+_BLIND_DRIFT = 3.0 / 60.0  # degC per second of extra margin without any sensor: weather and sun may do that
 _LATE = HORIZONS >= 20.0
 _NEAR = HORIZONS <= 30.0
 _PROBE_S = 20.0

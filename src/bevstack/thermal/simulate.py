@@ -203,15 +203,13 @@ class _Items:
             self._count += 1
             self._open[n] = [arrival, 0.0, 0.0, 0.0, False, len(self.units)]
             for u in range(len(self.units)):
-                if self._busy_until[u] > arrival + 1e-9:
-                    # Finish what was waiting first if its turn came before this arrival.
-                    self._drain(u, arrival, start, substep, clocks, active, slow)
+                # What was waiting goes first if its turn came before this arrival.
+                self._drain(u, arrival, start, substep, clocks, active, slow)
                 if self._busy_until[u] > arrival + 1e-9:
                     if self._waiting[u] is not None:
                         self._close(self._waiting[u], None, 0.0, 0.0)  # type: ignore[arg-type]
                     self._waiting[u] = n
                 else:
-                    self._drain(u, arrival, start, substep, clocks, active, slow)
                     self._work(u, n, arrival, start, substep, clocks, active, slow)
         for u in range(len(self.units)):
             self._drain(u, end, start, substep, clocks, active, slow)
