@@ -67,6 +67,7 @@ def test_misfit_is_found_small() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("n", "p"), [(100, 2), (100, 10), (200, 5), (200, 20), (400, 10), (200, 50)])
 def test_level_under_the_null(n: int, p: int) -> None:
     """5 % +- 1.5 whatever the dimension, and T is a standard normal: issue 6, brief 4.1 and 4.3."""
@@ -80,6 +81,7 @@ def test_level_under_the_null(n: int, p: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("n", "p", "misfit", "c", "scaled", "local"),
     [

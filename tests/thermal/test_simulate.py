@@ -182,6 +182,7 @@ def test_a_machine_without_zones_is_governed_by_latency() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_all_built_in_and_forty_random_scenarios_hold_the_bars() -> None:
     missed = []
     for made in [*load(BUILT_IN), *(draw(1000 + n) for n in range(40))]:
