@@ -1,1 +1,1 @@
-"""Learned image codec: networks, entropy coder, bitstream, evaluation. Nothing here imports torch unless a network is asked for."""
+"""Learned image codec: networks, entropy coder, bitstream, evaluation. Nothing imports torch unless a network is asked for."""

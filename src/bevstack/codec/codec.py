@@ -154,9 +154,10 @@ class ImageCodec:
         self._passes = passes_of(self.config)
         self._layers = max(1, self._passes)  # of segments: one per pass
 
-        # How far the real log2(bytes / pixel) and PSNR of usual photographs are from rate control's stand-ins.
-        self.usual_bytes = _number(self.info.card.get("usual_bytes"), -1.0)
-        self.usual_psnr = _number(self.info.card.get("usual_psnr"), 15.0)
+        # How far the real log2(bytes / pixel) and PSNR of usual photographs are from rate control's stand-ins, at rate points
+        # in equal steps from the lowest to the highest.
+        self.usual_bytes = _numbers(self.info.card.get("usual_bytes"), 0.5)
+        self.usual_psnr = _numbers(self.info.card.get("usual_psnr"), 4.0)
 
     @property
     def config(self) -> CodecConfig:
@@ -337,9 +338,13 @@ class ImageCodec:
         return rgb
 
 
-def _number(value: Any, usual: float) -> float:
-    """A card's number, or the default."""
-    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else usual
+def _numbers(value: Any, usual: float) -> Floats:
+    """A card's numbers, or the default."""
+    try:
+        numbers = np.atleast_1d(np.asarray(value, np.float32))
+    except (TypeError, ValueError):
+        return np.array([usual], np.float32)
+    return numbers if numbers.ndim == 1 and numbers.size and np.isfinite(numbers).all() else np.array([usual], np.float32)
 
 
 class _Job:

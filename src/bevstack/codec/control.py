@@ -1,9 +1,9 @@
 """Rate control: meets a size or a quality in at most three tries.
 
 A cheap stand-in, computed from the analysed latent alone, says how the picture's bits and errors change with the rate point:
-bits as half the sum of log2(1 + 4 y^2) over a sample of gained coefficients, errors as min(y^2, 1/12) in units of the rate
-point's step. What the stand-in gets wrong is nearly the same at all rate points, so that each try corrects the next one. The
-analysis is never repeated.
+bits as half the sum of log2(1 + 8 y^2) over a sample of gained coefficients, errors as min(y^2, 1/12) in units of the rate
+point's step. What the stand-in usually gets wrong at each rate point stands in the weights' card; what is left is nearly the
+same at all rate points of a picture, so that each try corrects the next one. The analysis is never repeated.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class StandIn:
 
     Args:
         job: with its latent and region offsets.
+        corrected: by the usual errors of the weights' card.
     """
 
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: _Job, corrected: bool = True) -> None:
+        self.corrected, self.usual_bytes, self.usual_psnr = corrected, job.codec.usual_bytes, job.codec.usual_psnr
         latent = job.latent[0]
         channels, h, w = latent.shape
         count = max(16, _SAMPLE // channels)
@@ -60,16 +62,21 @@ class StandIn:
         gain = np.exp(weights.astype(np.float32) @ self.gains.log_gain)
         return np.abs(self.sample * gain), rates
 
+    def _usual(self, numbers: NDArray[np.float32], r: float) -> float:
+        return float(np.interp(r, np.linspace(0.0, self.config.levels - 1.0, len(numbers)), numbers)) if self.corrected else 0.0
+
     def log_bytes(self, r: float) -> float:
         """log2 of the bytes per pixel."""
         size, _ = self._gained(r)
-        return math.log2(0.5 * float(np.log2(1.0 + 4.0 * size * size).sum()) * self.per_pixel / 8 + 1e-6)
+        return self._usual(self.usual_bytes, r) + math.log2(
+            0.5 * float(np.log2(1.0 + 8.0 * size * size).sum()) * self.per_pixel / 8 + 1e-6
+        )
 
     def psnr(self, r: float) -> float:
         """PSNR in dB."""
         size, rates = self._gained(r)
         error = np.minimum(size * size, 1.0 / 12.0).sum(1) * np.exp(-self.slope * rates)
-        return -10.0 * math.log10(float(error.sum()) * self.per_pixel + 1e-9)
+        return self._usual(self.usual_psnr, r) - 10.0 * math.log10(float(error.sum()) * self.per_pixel + 1e-9)
 
 
 class _Search:
@@ -77,13 +84,12 @@ class _Search:
 
     Args:
         expected: the stand-in.
-        usual: its usual difference from the truth.
         floor: whether the value is -10 log10 of an error that has a floor which no rate removes (PSNR): two tries then give
             ``error = a * expected error + b``. Otherwise, and where that fails, the difference is a line through the tries.
     """
 
-    def __init__(self, expected: Callable[[float], float], usual: float, top: float, floor: bool) -> None:
-        self.expected, self.usual, self.top, self.floor = expected, usual, top, floor
+    def __init__(self, expected: Callable[[float], float], top: float, floor: bool) -> None:
+        self.expected, self.top, self.floor = expected, top, floor
         self.tries: list[tuple[float, float]] = []
 
     def add(self, r: float, value: float) -> None:
@@ -93,7 +99,7 @@ class _Search:
         """Value by rate point, fitted to the two tries nearest to the target."""
         expected = self.expected
         if not self.tries:
-            return lambda r: expected(r) + self.usual
+            return expected
         (r0, v0), *rest = sorted(self.tries, key=lambda t: abs(t[1] - target))
         o0 = v0 - expected(r0)
         if not rest or abs(rest[0][0] - r0) < 0.05:
@@ -121,16 +127,24 @@ class _Search:
         return 0.0 if low == 0.0 else self.top if high == self.top else 0.5 * (low + high)
 
 
-def calibrate(codec: ImageCodec, images: Sequence[NDArray[np.uint8]], share: float = 0.5) -> dict[str, float]:
-    """Median difference of real sizes and PSNR from the stand-in's, for a weights file's card ("usual_bytes", "usual_psnr")."""
-    sizes, scores = [], []
-    for image in images:
+def calibrate(codec: ImageCodec, images: Sequence[NDArray[np.uint8]], points: int = 8) -> dict[str, list[float]]:
+    """Median differences of real sizes and PSNR from the stand-in's, for a weights file's card ("usual_bytes", "usual_psnr").
+
+    Args:
+        points: rate points, in equal steps over the range.
+    """
+    sizes, scores = np.zeros((len(images), points)), np.zeros((len(images), points))
+    for number, image in enumerate(images):
         job = codec.job(image)
-        stand_in = StandIn(job)
-        coded = job.try_rate(share * (codec.config.rate.levels - 1))
-        sizes.append(math.log2(coded.bits / 8 / (job.width * job.height)) - stand_in.log_bytes(coded.plane.base))
-        scores.append(job.psnr(coded) - stand_in.psnr(coded.plane.base))
-    return {"usual_bytes": round(float(np.median(sizes)), 3), "usual_psnr": round(float(np.median(scores)), 3)}
+        stand_in = StandIn(job, corrected=False)
+        for k, r in enumerate(np.linspace(0.0, codec.config.rate.levels - 1.0, points)):
+            coded = job.try_rate(float(r))
+            sizes[number, k] = math.log2(coded.bits / 8 / (job.width * job.height)) - stand_in.log_bytes(coded.plane.base)
+            scores[number, k] = job.psnr(coded) - stand_in.psnr(coded.plane.base)
+    return {
+        "usual_bytes": [round(float(v), 3) for v in np.median(sizes, 0)],
+        "usual_psnr": [round(float(v), 3) for v in np.median(scores, 0)],
+    }
 
 
 def solve_bytes(job: _Job, limit: int) -> Encoded:
@@ -139,7 +153,7 @@ def solve_bytes(job: _Job, limit: int) -> Encoded:
         raise ValueError(f"a frame of at most {limit} bytes is impossible")
     pixels = job.width * job.height
     top = job.codec.config.rate.levels - 1.0
-    search = _Search(StandIn(job).log_bytes, job.codec.usual_bytes, top, floor=False)
+    search = _Search(StandIn(job).log_bytes, top, floor=False)
     best: Encoded | None = None
     aim = _BYTES_AIM
     while True:
@@ -172,7 +186,7 @@ def solve_psnr(job: _Job, target: float) -> Encoded:
     if not math.isfinite(target) or target <= 0:
         raise ValueError(f"a PSNR of {target} dB is no target")
     top = job.codec.config.rate.levels - 1.0
-    search = _Search(StandIn(job).psnr, job.codec.usual_psnr, top, floor=True)
+    search = _Search(StandIn(job).psnr, top, floor=True)
     found: list[tuple[float, _Coded]] = []
     aim = _PSNR_AIM
     while True:
