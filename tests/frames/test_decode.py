@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 
 import cv2
@@ -117,6 +119,7 @@ def test_damaged_bytes_end_in_an_image_or_in_an_error(kind: str, where: int, noi
     assert image.shape == (24, 32, 3)
 
 
+@settings(deadline=None)  # a magic of another room loads that room, once
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
     with pytest.raises(DecodeError):
@@ -276,3 +279,27 @@ def test_close_is_clean_and_final() -> None:
     pool.close()
     with pytest.raises(SourceError, match="after the decode pool was closed"):
         pool.submit(frame(), None, gate)
+
+
+def test_kinds_of_other_rooms_are_found_when_their_pictures_come() -> None:
+    """A program that reads a bag with learned streams imports ``frames`` alone; nothing is loaded for JPEGs."""
+    program = """if True:
+        import sys
+        from bevstack.frames.decode import DecodeError, image_size
+        from bevstack.frames import formats
+        for data in (b"", b"\\xff\\xd8", b"VT"):
+            try:
+                image_size(data)
+            except DecodeError:
+                pass
+        assert "bevstack.codec.picture" not in sys.modules
+        assert formats.find(b"VTC1 and more").name == "learned stream"
+        assert formats.find(b"none of all") is None
+        try:
+            image_size(b"VTC1 and more")
+        except DecodeError as error:
+            assert "coded frame" in str(error), error
+        assert "bevstack.ros" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
