@@ -168,6 +168,9 @@ def pseudo_label(
     ] = None,
     sure: Annotated[float, typer.Option(help="Boxes from this score on are learned.")] = 0.4,
     doubtful: Annotated[float, typer.Option(help="From this score on a region is left out.")] = 0.12,
+    absent: Annotated[
+        list[str] | None, typer.Option(help="Class unknown to the teacher that these images do not show; several times.")
+    ] = None,
     tile: Annotated[int, typer.Option(help="Also look at tiles of this many pixels; 0: whole images only.")] = 640,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
 ) -> None:
@@ -180,7 +183,7 @@ def pseudo_label(
             names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
         except OSError as error:
             raise BevstackError(f"class names {classes} cannot be read: {error.strerror}") from error
-    options = PseudoLabelOptions(sure=sure, doubtful=doubtful, tile=tile)
+    options = PseudoLabelOptions(sure=sure, doubtful=doubtful, tile=tile, absent=tuple(absent or ()))
     print(
         write_pseudo_labels(
             image_files(images),

@@ -112,6 +112,10 @@ def test_sure_and_doubtful_boxes() -> None:
     assert labels.ignore.tolist() == [False, True]  # the third is noise, and we know no trains
     assert scores == pytest.approx([0.9, 0.2])
     assert {DETECTION_CLASSES[k] for k in np.flatnonzero(~labels.unknown)} == {"car"}
+    labels, _ = labels_of(boxes, PseudoLabelOptions(absent=("trailer",)))
+    assert {DETECTION_CLASSES[k] for k in np.flatnonzero(~labels.unknown)} == {"car", "trailer"}
+    with pytest.raises(SourceError, match="class 'boat' is to be taken as absent"):
+        labels_of(boxes, PseudoLabelOptions(absent=("boat",)))
 
 
 def test_labels_of_a_folder(tmp_path: Path) -> None:

@@ -168,20 +168,31 @@ def tiled(teacher: Teacher, image: NDArray[np.uint8], tile: int = 640) -> Boxes2
 class PseudoLabelOptions:
     """``sure``: boxes from this score on are learned; from ``doubtful`` on they are regions to leave out.
 
-    ``classes``: the label space. ``tile``: see ``tiled``; 0: the whole image only.
+    ``classes``: the label space. ``tile``: see ``tiled``; 0: the whole image only. ``absent``: classes that the teacher does not
+    know but that these images do not show. All others that it does not know are unknown: a network that learns them elsewhere (on
+    simulated drives) then learns nothing about where they are not, and may see them everywhere in images like these.
     """
 
     sure: float = 0.4
     doubtful: float = 0.12
     classes: tuple[str, ...] = DETECTION_CLASSES
     tile: int = 640
+    absent: tuple[str, ...] = ()
 
 
 def labels_of(boxes: Boxes2D, options: PseudoLabelOptions) -> tuple[Labels, NDArray[np.float32]]:
-    """A teacher's boxes as labels in another label space, and their scores; classes it does not know are unknown."""
+    """A teacher's boxes as labels in another label space, and their scores; classes it does not know are unknown.
+
+    Raises:
+        SourceError: a class of ``absent`` is not in the label space.
+    """
     mapping = class_mapping(boxes.classes, options.classes)
     unknown = np.ones(len(options.classes), np.bool_)
     unknown[list(mapping.values())] = False
+    for name in options.absent:
+        if name not in options.classes:
+            raise SourceError(f"class {name!r} is to be taken as absent, but there are only {', '.join(options.classes)}")
+        unknown[options.classes.index(name)] = False
     chosen = np.array([int(k) in mapping for k in boxes.label], np.bool_) & (boxes.score >= options.doubtful)
     part = boxes[chosen]
     label = np.array([mapping[int(k)] for k in part.label], np.int64)
