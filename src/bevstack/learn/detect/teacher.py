@@ -168,9 +168,9 @@ def tiled(teacher: Teacher, image: NDArray[np.uint8], tile: int = 640) -> Boxes2
 class PseudoLabelOptions:
     """``sure``: boxes from this score on are learned; from ``doubtful`` on they are regions to leave out.
 
-    ``classes``: the label space. ``tile``: see ``tiled``; 0: the whole image only. ``absent``: classes that the teacher does not
-    know but that these images do not show. All others that it does not know are unknown: a network that learns them elsewhere (on
-    simulated drives) then learns nothing about where they are not, and may see them everywhere in images like these.
+    ``classes``: the label space. ``tile``: see ``tiled``; 0: the whole image only. ``absent``: classes that the teacher does
+    not know but that these images do not show. All others that it does not know are unknown: a network that learns them
+    elsewhere (on simulated drives) then never learns where they are not, and may see them everywhere in images like these.
     """
 
     sure: float = 0.4
