@@ -36,8 +36,8 @@ CODE = 9  # numbers that describe a box
 @dataclass(frozen=True)
 class SlimOptions(TrainOptions):
     """What a run of several widths is asked to do, besides ``TrainOptions``; there, ``init`` may also be a file of several
-    widths, and ``freeze`` is about the narrower widths' norms. It comes early: statistics of a few instants are each time others,
-    which the largest width, whose statistics stay, cannot be followed through.
+    widths, and ``freeze`` is about the narrower widths' norms. It comes early: with the statistics of a few instants, which are
+    others each time, nothing can follow the largest width, whose statistics stay.
 
     Attributes:
         widths: shares of the image backbone's channels.
@@ -48,7 +48,7 @@ class SlimOptions(TrainOptions):
     freeze: float = 0.2
     warmup: int = 30
     widths: tuple[float, ...] = SLIM_WIDTHS
-    features: float = 4.0
+    features: float = 2.0
     outputs: float = 1.0
 
 
