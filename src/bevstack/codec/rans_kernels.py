@@ -23,6 +23,7 @@ _LOW = np.uint64(LOWEST)
 _S16 = np.uint64(16)
 _S32 = np.uint64(32)
 _M16 = np.uint64(0xFFFF)
+_TOTAL = np.uint64(1 << 16)
 
 
 @numba.njit(inline="always")
@@ -77,12 +78,13 @@ def encode(  # type: ignore[no-untyped-def]  # pragma: no cover
         entry = np.int64(starts[table]) + slot
         low = np.uint64(cumulative[entry])
         frequency = np.uint64(cumulative[entry + 1]) - low
-        if x >= frequency << _S32:
-            at -= 1
-            words[at] = np.uint16(x & _M16)
-            x >>= _S16
+        # Written always, kept if the state is full: nobody can predict that branch.
+        words[at - 1] = np.uint16(x & _M16)
+        full = np.int64(x >= frequency << _S32)
+        at -= full
+        x >>= np.uint64(full << 4)
         quotient = np.uint64(np.int64(np.float64(np.int64(x)) * reciprocals[entry]))
-        x = (quotient << _S16) + (x - quotient * frequency) + low
+        x = x + low + quotient * (_TOTAL - frequency)
     if coded:
         words[at - 1] = np.uint16(x & _M16)
         words[at - 2] = np.uint16((x >> _S16) & _M16)
