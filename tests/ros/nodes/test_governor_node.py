@@ -256,6 +256,21 @@ def test_a_machine_without_zones(stage: Stage, tmp_path: Path) -> None:
     until(lambda: worker.asked, "a request all the same")
 
 
+def test_zones_of_unknown_names_are_mapped_and_limited_by_parameters(stage: Stage, sysfs: Sysfs) -> None:
+    (sysfs.zone / "type").write_text("acpitz\n")
+    stage.add(Worker("bev_node"))
+    stage.governor(ladder("bev_node"), zone_units=["acpitz=cpu"], ceilings=["thermal:acpitz=80"])
+    until(lambda: stage.states and list(stage.states[-1].control) == [True], "the zone in charge")
+    assert stage.states[-1].ceiling[0] == pytest.approx(80.0)
+    for wrong in ({"ceilings": ["thermal:acpitz"]}, {"ceilings": ["a=900"]}, {"zone_units": ["acpitz"]}):
+        with pytest.raises(BevstackError, match=next(iter(wrong))):
+            GovernorNode(
+                "second",
+                ladders=[ladder("bev_node")],
+                parameter_overrides=[Parameter(name, value=value) for name, value in wrong.items()],
+            )
+
+
 def test_in_a_namespace_it_governs_the_nodes_of_that_namespace(stage: Stage) -> None:
     mine, other = stage.add(Worker("bev_node", namespace="car")), stage.add(Worker("bev_node", namespace="truck"))
     states: list[Any] = []

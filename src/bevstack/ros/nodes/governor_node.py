@@ -12,7 +12,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from bevstack.thermal.zones import Health, Reading, Zone, ZoneSet
 
 from .governed import GovernedNode
 from .main import run_node
-from .parameters import Parameters, Spec
+from .parameters import Parameters, ParameterValueError, Spec
 
 _STALE = 2.0  # seconds without an answer of the sensors' thread
 
@@ -46,6 +46,12 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("calibrate_seconds", 1500.0, "length of a calibration: 25 minutes are good", low=60.0, high=86400.0),
     Spec("period", 0.5, "seconds between two decisions", low=0.05, high=60.0),
     Spec("ceiling", 95.0, "no zone is to get hotter than this, whatever its trip points say, degC", low=30.0, high=130.0),
+    Spec("ceilings", [], "limits of single zones that win over their trip points, as thermal:gpu-thermal=88, degC"),
+    Spec(
+        "zone_units",
+        [],
+        "what zones are on, where names do not say it: acpitz=cpu, board=cpu+gpu; board= only shows it",
+    ),
     Spec("item_period_ms", 0.0, "combinations that take longer per item are not chosen; 0: unchecked", low=0.0, high=60000.0),
     Spec("silent_after", 5.0, "seconds without a status after which a node counts as silent", low=0.5, high=600.0),
     Spec("swap_timeout", 30.0, "seconds that a swap may take before the rung counts as failed", low=1.0, high=600.0),
@@ -58,10 +64,16 @@ PARAMETERS: tuple[Spec, ...] = (
 class SensorThread:
     """Reads zones and evidence on its own thread: a driver that hangs must not hang decisions."""
 
-    def __init__(self, root: Path, period: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        root: Path,
+        period: float,
+        clock: Callable[[], float] = time.monotonic,
+        units: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._period, self._clock = period, clock
         self._reader = PatientReader(clock=clock)
-        self.zone_set = ZoneSet(root, clock=clock, ask=self._reader)
+        self.zone_set = ZoneSet(root, clock=clock, units=units, ask=self._reader)
         self._evidence = EvidenceReader(root, self.zone_set.zones, clock)
         self._lock = threading.Lock()
         self._latest: tuple[float, list[Zone], list[Reading], Evidence] = (clock(), [], [], NO_EVIDENCE)
@@ -112,7 +124,7 @@ class GovernorNode(Node):
         kwargs: as for ``Node``.
 
     Raises:
-        BevstackError: a ladders or calibration file that cannot be used.
+        BevstackError: a ladders or calibration file, or a parameter, that cannot be used.
     """
 
     def __init__(
@@ -128,8 +140,11 @@ class GovernorNode(Node):
         file = Path(p["ladders_file"]) if p["ladders_file"] else None
         given = ladders if ladders is not None else read_ladders(file, list(p["models"]))
         calibration = Calibration.load(Path(p["calibration"])) if p["calibration"] else None
-        limits = replace(config or GovernorConfig(), ceiling=p["ceiling"], period_ms=p["item_period_ms"] or None)
-        self.sensors = SensorThread(Path(p["sysfs_root"]), min(p["period"], 0.5))
+        limits = replace(
+            config or GovernorConfig(), ceiling=p["ceiling"], ceilings=_ceilings(p["ceilings"]),
+            period_ms=p["item_period_ms"] or None,
+        )  # fmt: skip
+        self.sensors = SensorThread(Path(p["sysfs_root"]), min(p["period"], 0.5), units=_zone_units(p["zone_units"]))
         zones, _, _ = self.sensors.take()
         self._zone_keys = [zone.key for zone in zones]
         self.policy = Policy([g.info for g in given], zones, calibration=calibration, config=limits)
@@ -412,6 +427,32 @@ class GovernorNode(Node):
         """Ends the sensors' thread, then as every node. Governed nodes keep what they run."""
         self.sensors.close()
         super().destroy_node()
+
+
+def _ceilings(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """``zone=degC`` entries. Raises ParameterValueError."""
+    found = []
+    for entry in entries:
+        zone, separator, text = entry.rpartition("=")
+        try:
+            celsius = float(text)
+        except ValueError:
+            celsius = math.nan
+        if not separator or not zone or not 30.0 <= celsius <= 130.0:
+            raise ParameterValueError(f"ceilings has {entry!r}: write zone=degC with 30 to 130, as thermal:gpu-thermal=88")
+        found.append((zone, celsius))
+    return tuple(found)
+
+
+def _zone_units(entries: Sequence[str]) -> dict[str, list[str]]:
+    """``zone=unit+unit`` entries, for ``zones.discover``. Raises ParameterValueError."""
+    found = {}
+    for entry in entries:
+        zone, separator, text = entry.rpartition("=")
+        if not separator or not zone:
+            raise ParameterValueError(f"zone_units has {entry!r}: write zone=unit, as acpitz=cpu, or board=cpu+gpu")
+        found[re.escape(zone)] = [unit.strip() for unit in text.split("+") if unit.strip()]
+    return found
 
 
 def _number(value: float | None) -> float:
