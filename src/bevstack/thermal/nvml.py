@@ -15,6 +15,7 @@ from .zones import PLAUSIBLE, PLAUSIBLE_TRIP, Clock, Health, Reading, Trip, Zone
 POWER_CAP, HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, POWER_BRAKE = 0x4, 0x8, 0x20, 0x40, 0x80
 _GONE = {15}  # NVML_ERROR_GPU_IS_LOST
 _OFFLINE = {10, 21}  # TIMEOUT, NO_DATA
+_UNKNOWN = {3, 13}  # NOT_SUPPORTED, FUNCTION_NOT_FOUND: the driver is older than the package
 
 
 @dataclass
@@ -34,7 +35,7 @@ class NvmlZone:
     def read(self) -> Reading:
         """See `Zone.read`."""
         try:
-            celsius = float(self.library.nvmlDeviceGetTemperature(self.handle, self.library.NVML_TEMPERATURE_GPU))
+            celsius = self._celsius()
         except self.library.NVMLError as error:
             code = getattr(error, "value", None)
             health = Health.GONE if code in _GONE else Health.OFFLINE if code in _OFFLINE else Health.ERROR
@@ -42,6 +43,17 @@ class NvmlZone:
         if not PLAUSIBLE[0] <= celsius <= PLAUSIBLE[1] or celsius == 0:
             return Reading(self.key, None, Health.IMPLAUSIBLE, self.clock(), f"{celsius:g} degC", int(celsius))
         return Reading(self.key, celsius, Health.OK, self.clock(), raw=int(celsius))
+
+    def _celsius(self) -> float:
+        sensor = self.library.NVML_TEMPERATURE_GPU
+        newer = getattr(self.library, "nvmlDeviceGetTemperatureV", None)
+        if newer is not None:
+            try:
+                return float(newer(self.handle, sensor))
+            except self.library.NVMLError as error:
+                if getattr(error, "value", None) not in _UNKNOWN:
+                    raise
+        return float(self.library.nvmlDeviceGetTemperature(self.handle, sensor))
 
     def reasons(self) -> int | None:
         """Why clocks are down right now (bit mask), None where the board does not say."""
