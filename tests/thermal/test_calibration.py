@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -137,12 +138,13 @@ def test_the_guard_keeps_a_hot_machine_from_throttling() -> None:
 def test_what_cannot_be_calibrated_is_said() -> None:
     zone = FakeZone("die")
     one = LadderInfo("codec", (RungInfo("only", 1.0, 1.0, 1.0),))
-    for build, words in (
+    cases: list[tuple[Callable[[], CalibrationRun], str]] = [
         (lambda: CalibrationRun([BEV], [], lambda _: 95.0), "governed by latency"),
         (lambda: CalibrationRun([BEV], [zone], lambda _: 95.0, seconds=10.0), "too short"),
         (lambda: CalibrationRun([one], [zone], lambda _: 95.0), "nothing to calibrate with"),
         (lambda: CalibrationRun([BEV, DETECTOR], [zone], lambda _: 95.0, absent=["fastbev", "giraffedet"]), "nothing to calib"),
-    ):
+    ]
+    for build, words in cases:
         with pytest.raises(GovernorError, match=words):
             build()
     run = CalibrationRun([BEV], [zone], lambda _: 95.0, seconds=60.0)

@@ -144,7 +144,8 @@ def test_a_stored_model_is_tested_with_the_error_of_its_calibration() -> None:
     """With a short calibration, leaving out its covariance makes the test reject far too often."""
     rng = np.random.default_rng(6)
     truth = np.array([1.0, -2.0, 0.5])
-    with_error, without = [], []
+    with_error: list[float] = []
+    without: list[float] = []
     for _ in range(150):
         halves = []
         for _ in range(2):
