@@ -95,6 +95,7 @@ class BevGraph(nn.Module):
         config, fuse = self.net.config, self.net.neck_3d.fuse
         assert fuse.bias is not None
         weight, size = fuse.weight.flatten(1), config.grid.n[:2]
+        volume = volume.reshape(config.voxels, -1)
         fused = fuse.bias.reshape(1, -1, 1, 1)
         voxel = channel = 0
         for level in config.levels:
