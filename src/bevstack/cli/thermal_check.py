@@ -63,7 +63,8 @@ def show_check(
     if not reports:
         length = float(log.time[-1] - log.time[0])
         raise GovernorError(
-            f"{path}: {length:.0f} s are too short for one window: {config.settle:g} s of history and {window:g} s are needed"
+            f"{path}: {length:.0f} s are too short for one window: temperatures need {config.settle:g} s of history and "
+            f"{window:g} s, latencies {_FRAMES} rows with an expectation"
         )
     _print(out, reports)
     if json_file is not None:

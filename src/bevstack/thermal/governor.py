@@ -135,6 +135,10 @@ class Governor(ABC):
         if ladder.rung(rung).name != ladder.smallest.name:
             self._quarantine[model, rung] = now + self.config.quarantine_s
 
+    def absolve(self, model: str, rung: str) -> None:
+        """A rung that was taken for failed runs after all."""
+        self._quarantine.pop((model, rung), None)
+
     def _ladder_number(self, model: str) -> int:
         for n, ladder in enumerate(self.budget.ladders):
             if ladder.model == model:

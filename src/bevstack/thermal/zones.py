@@ -367,5 +367,6 @@ class ZoneSet:
         if control:
             return f"{len(self.zones)} zones, steering by {', '.join(control)}"
         if self.zones:
-            return f"{len(self.zones)} zones, none of a known kind: governing by measured latency alone (zone_units says what a zone is on)"
+            what = f"{len(self.zones)} zones, none of a known kind (zone_units says what a zone is on)"
+            return f"{what}: governing by measured latency alone"
         return "this machine shows no thermal zones (usual for virtual machines): governing by measured latency alone"

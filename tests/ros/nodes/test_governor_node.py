@@ -214,6 +214,17 @@ def test_a_swap_that_never_happens_counts_as_failed(stage: Stage) -> None:
     until(lambda: stage.states and stage.states[-1].rungs[0] == "medium" == stage.states[-1].running[0], "what really runs")
 
 
+def test_a_swap_that_comes_late_is_forgiven(stage: Stage) -> None:
+    """Loading took longer than anybody waits: the rung runs after all and is not locked out."""
+    worker = stage.add(Worker("bev_node", stuck=True))
+    worker.running = "medium"
+    governor = stage.governor(ladder("bev_node"), swap_timeout=1.0)
+    until(lambda: governor.nodes["bev_node"].timed_out == "large", "the swap to be given up")
+    until(lambda: stage.states[-1].rungs[0] == "medium", "what really runs")
+    worker.running = "large"
+    until(lambda: stage.states[-1].rungs[0] == "large" == stage.states[-1].running[0], "the late one to be taken")
+
+
 def test_a_rung_set_by_hand_is_where_it_goes_on_from(stage: Stage, sysfs: Sysfs) -> None:
     sysfs.heat(88.0)  # between the bands: nothing to do
     worker = stage.add(Worker("bev_node"))

@@ -52,8 +52,10 @@ class GovernedNode:
     clock: Callable[[], float]
     on_trouble: Callable[[str, str], None]
     silent_after: float = 5.0
-    swap_timeout: float = 30.0
+    swap_timeout: float = 60.0
     running: str = ""
+    timed_out: str = ""
+    """The rung that was given up last; it may still come."""
     asked: Ask | None = None
     _heard: float | None = None
     _since: list[float] = field(default_factory=list)
@@ -135,6 +137,7 @@ class GovernedNode:
                 and now - ask.at > self.swap_timeout
             ):
                 ask.confirmed = True
+                self.timed_out = ask.rung
                 self.on_trouble(ask.rung, f"{self.ladder.node} still runs {self.running} after {self.swap_timeout:g} s")
 
     def by_hand(self) -> str | None:

@@ -54,7 +54,7 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec("item_period_ms", 0.0, "combinations that take longer per item are not chosen; 0: unchecked", low=0.0, high=60000.0),
     Spec("silent_after", 5.0, "seconds without a status after which a node counts as silent", low=0.5, high=600.0),
-    Spec("swap_timeout", 30.0, "seconds that a swap may take before the rung counts as failed", low=1.0, high=600.0),
+    Spec("swap_timeout", 60.0, "seconds that a swap may take before the rung counts as failed", low=1.0, high=600.0),
     Spec("check_window", 600.0, "seconds per window of the model check; 0: no check", low=0.0, high=86400.0),
     Spec("sysfs_root", "/sys", "where sysfs is mounted"),
     Spec("diagnostic_period", 1.0, "seconds between two messages on /diagnostics", low=0.05, high=60.0),
@@ -223,7 +223,11 @@ class GovernorNode(Node):
         for model, node in self.nodes.items():
             node.tend()
             if (rung := node.by_hand()) is not None:
-                self.get_logger().info(f"{model}: {rung} was set by hand, going on from there")
+                late, node.timed_out = rung == node.timed_out, ""
+                if late:
+                    self.policy.absolve(model, rung)
+                what = "came late" if late else "was set by hand"
+                self.get_logger().info(f"{model}: {rung} {what}, going on from there")
                 self._adopt(model, rung)
         latencies = {model: node.latencies() for model, node in self.nodes.items()}
         decisions: list[Decision] = []
