@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bevstack.bev import config
 from bevstack.bev.config import FastBEVConfig
-from bevstack.cli.models import eval_app, train_app
+from bevstack.cli.main import app
 from bevstack.learn.evaluate import evaluate_source
 
 
@@ -19,15 +19,15 @@ def test_train_and_score(tree: Path, tiny: FastBEVConfig, tmp_path: Path, monkey
     monkeypatch.setitem(config.CONFIGS, "fastbev-micro", replace(tiny, name="fastbev-micro"))
     run = tmp_path / "run"
     asked = [str(run), "--data", str(tree), "--split", "all", "--model", "fastbev-micro", "--steps", "2", "--batch", "2"]
-    result = CliRunner().invoke(train_app, ["nuscenes", *asked, "--workers", "0", "--warmup", "1", "--log-every", "1"])
+    result = CliRunner().invoke(app, ["train", "nuscenes", *asked, "--workers", "0", "--warmup", "1", "--log-every", "1"])
     assert result.exit_code == 0, result.output
     assert str(run / "weights.safetensors") in result.output
     options = json.loads((run / "options.json").read_text())
     assert (options["data"], options["schedule"], options["clip_norm"]) == (str(tree), "poly", 35.0)
     assert {"config.json", "environment.json", "log.csv", "checkpoint.pt"} <= {p.name for p in run.iterdir()}
-    again = CliRunner().invoke(train_app, ["nuscenes", *asked])
+    again = CliRunner().invoke(app, ["train", "nuscenes", *asked])
     assert again.exit_code == 2
-    missing = CliRunner().invoke(train_app, ["nuscenes", str(tmp_path / "b"), "--data", str(tmp_path), "--split", "all"])
+    missing = CliRunner().invoke(app, ["train", "nuscenes", str(tmp_path / "b"), "--data", str(tmp_path), "--split", "all"])
     assert missing.exit_code == 2
     pytest.importorskip("nuscenes.eval", reason="nuscenes-devkit is not installed")
     scores = tmp_path / "scores.json"

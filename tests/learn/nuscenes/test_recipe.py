@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bevstack.bev.config import FastBEVConfig
+from bevstack.bev.config import BackboneConfig, EncoderConfig, FastBEVConfig
 from bevstack.bev.weights import load_weights
 from bevstack.learn.nuscenes.samples import NuScenesPool, SampleSet, TrainingSample, Views
 from bevstack.learn.nuscenes.train import Recipe, RecipeOptions, rate, train_recipe
@@ -77,7 +77,7 @@ SCRIPT = """
 import sys, torch
 from dataclasses import replace
 from pathlib import Path
-from bevstack.bev.config import FastBEVConfig
+from bevstack.bev.config import BackboneConfig, EncoderConfig, FastBEVConfig
 from bevstack.learn.nuscenes.train import RecipeOptions, train_recipe
 torch.set_num_threads(1)
 config = FastBEVConfig.from_json(Path(sys.argv[1]).read_text())
@@ -156,11 +156,22 @@ def test_gradients_are_clipped_and_go_through_the_past(
     assert float(next(recipe.net.backbone.parameters()).grad.abs().sum()) > 0  # type: ignore[union-attr]
 
 
-def test_half_precision_and_averages(batch: list[TrainingSample], tiny: FastBEVConfig, tmp_path: Path) -> None:
-    plain = Recipe(options(tiny, None, tmp_path)).step(batch)
-    half = Recipe(options(tiny, None, tmp_path, amp="bf16", ema=0.9))
-    assert half.step(batch)["loss"] == pytest.approx(plain["loss"], rel=0.05)
-    assert half.step(batch)["loss"] != plain["loss"]
+def test_half_precision_and_averages(tree: Path, tiny: FastBEVConfig, tmp_path: Path) -> None:
+    # torch 2.13 (CPU) corrupts its heap in the bfloat16 backward pass of 8 channels stored channels-last; 16 are sound.
+    wide = replace(
+        tiny,
+        backbone=BackboneConfig("basic", (16, 16), (16, 16, 16, 16), (1, 1, 1, 1)),
+        neck_channels=16,
+        encoder=EncoderConfig("pyramid", fuse=16, channels=16, deep=16, outputs=16),
+    )
+    samples = SampleSet(NuScenesPool(tree), wide)
+    batch = [samples[n] for n in range(2)]
+    plain = Recipe(options(wide, None, tmp_path)).step(batch)
+    half = Recipe(options(wide, None, tmp_path, amp="bf16", ema=0.9))
+    first = half.step(batch)["loss"]
+    assert first == pytest.approx(plain["loss"], rel=0.05)
+    assert first != plain["loss"]
+    half.step(batch)
     assert all(v.dtype == torch.float32 for v in half.net.state_dict().values() if v.is_floating_point())
     averaged, last = half.result().state_dict(), half.net.state_dict()
     assert not torch.equal(averaged["neck_3d.fuse.weight"], last["neck_3d.fuse.weight"])
