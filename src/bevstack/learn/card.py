@@ -66,8 +66,10 @@ def _page(
     command = (
         f"bevstack train fastbev runs/nano --model {options['model']} {budget} --batch {options['batch']} "
         f"--lanes {options['lanes']} --learning-rate {options['learning_rate']:g} --loss {options['loss']} "
-        f"--seed {options['seed']}"
+        f"--seed {options['seed']} --freeze {options['freeze']:g} --first-drive {options['first_drive']}"
     )
+    if options.get("init"):
+        command += f" --init {options['init']}"
     rows = []
     for name, c in result["classes"].items():
         values = [c["AP"], *c["AP_by_distance"].values(), *(c[k] for k in TP_NAMES.values())]
