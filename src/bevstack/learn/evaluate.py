@@ -167,7 +167,8 @@ def evaluate_source(
     started = time.monotonic()
     bev = _open(model, engine, threads)
     scenes = split_scenes(split)
-    with open_source(spec, **({} if scenes is None else {"scenes": scenes})) as source:
+    options: dict[str, Any] = {} if scenes is None else {"scenes": scenes}
+    with open_source(spec, **options) as source:
         if isinstance(source, NuScenesSource):
             source.seen_only = True
 

@@ -32,8 +32,9 @@ def test_train_and_score(tree: Path, tiny: FastBEVConfig, tmp_path: Path, monkey
     pytest.importorskip("nuscenes.eval", reason="nuscenes-devkit is not installed")
     scores = tmp_path / "scores.json"
     scored = CliRunner().invoke(
-        eval_app,
+        app,
         [
+            "eval",
             "fastbev",
             "--model",
             str(run / "weights.safetensors"),
