@@ -22,7 +22,7 @@ class GovernorConfig:
         margin: kept below the ceiling by the predictive policy in calm air.
         reserve: extra margin at the start, against bursts of other loads that nobody has seen yet; it halves every
             `reserve_half_life_s` without a surprise, and an observed surge puts it up to what would have been needed.
-        reserve_max: most that surges can add.
+        reserve_least: what of it stays for ever: the first surge comes unannounced. reserve_max: most that surges can add.
         up_margin: an up-shift must be forecast to stay this far below the target.
         up_horizon_s, horizon_s: how long an up-shift must be good for; how far ahead the present is checked.
         dwell_down_s, dwell_up_s: least time between changes of one direction.
@@ -40,6 +40,7 @@ class GovernorConfig:
     ceilings: tuple[tuple[str, float], ...] = ()
     margin: float = 2.0
     reserve: float = 3.0
+    reserve_least: float = 2.5
     reserve_max: float = 12.0
     reserve_half_life_s: float = 600.0
     up_margin: float = 1.0

@@ -103,7 +103,7 @@ class Policy(BandPolicy):
         self.model.advance(self.budget.power_of(self.current), elapsed)
         fade = 0.5 ** (elapsed / self.config.reserve_half_life_s)
         for memory in self._memory.values():
-            memory.reserve *= fade
+            memory.reserve = max(self.config.reserve_least, memory.reserve * fade)
         self._follow_base(elapsed)
 
     def _driven(self) -> dict[str, float]:
