@@ -197,6 +197,16 @@ def test_a_dead_node_does_not_stop_the_governor_and_is_told_again(stage: Stage, 
     assert again.asked[0] == "small"
 
 
+def test_a_node_that_was_never_launched_is_no_fault(stage: Stage) -> None:
+    stage.governor(ladder("bev_node"), ladder("detect_node"))
+    until(lambda: any("nothing to govern" in s.message for s in stage.diagnostics.values()), "a warning while nobody is there")
+    stage.add(Worker("bev_node"))
+    until(lambda: any(s.message == "governs bev_node" for s in stage.diagnostics.values()), "the one that is there")
+    status = next(s for s in stage.diagnostics.values() if s.message == "governs bev_node")
+    values = {entry.key: entry.value for entry in status.values}
+    assert values["detect_node rung"] == "detect_node is not there"
+
+
 def test_a_rung_that_is_refused_is_left_alone(stage: Stage) -> None:
     worker = stage.add(Worker("bev_node", refuses="large"))
     stage.governor(ladder("bev_node"))

@@ -54,6 +54,8 @@ class GovernedNode:
     silent_after: float = 5.0
     swap_timeout: float = 60.0
     running: str = ""
+    seen: bool = False
+    """It has been alive once."""
     timed_out: str = ""
     """The rung that was given up last; it may still come."""
     asked: Ask | None = None
@@ -87,7 +89,9 @@ class GovernedNode:
     def alive(self) -> bool:
         """Its parameter service is there, or it has reported lately."""
         heard = self._heard is not None and self.clock() - self._heard < self.silent_after
-        return heard or bool(self._client.service_is_ready())
+        alive = heard or bool(self._client.service_is_ready())
+        self.seen = self.seen or alive
+        return alive
 
     def latencies(self) -> list[float]:
         """Busy times since the last call, ms."""

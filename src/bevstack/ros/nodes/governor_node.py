@@ -416,12 +416,19 @@ class GovernorNode(Node):
         return stat
 
     def _diagnose_models(self, stat: Any) -> Any:
-        dead = [node.ladder.node for node in self.nodes.values() if not node.alive]
+        there = [node.ladder.node for node in self.nodes.values() if node.alive]
+        dead = [node.ladder.node for node in self.nodes.values() if node.seen and not node.alive]
         if dead:
             stat.summary(DiagnosticStatus.WARN, f"silent: {', '.join(dead)}")
+        elif not there:
+            known = ", ".join(node.ladder.node for node in self.nodes.values())
+            stat.summary(DiagnosticStatus.WARN, f"none of {known} is there: nothing to govern")
         else:
-            stat.summary(DiagnosticStatus.OK, f"{len(self.nodes)} nodes answer")
+            stat.summary(DiagnosticStatus.OK, f"governs {', '.join(there)}")
         for model, node in self.nodes.items():
+            if not node.alive:
+                stat.add(f"{model} rung", f"{node.ladder.node} is not there")
+                continue
             wanted = node.asked.rung if node.asked is not None else ""
             stat.add(f"{model} rung", wanted if node.running in ("", wanted) else f"{wanted} (runs {node.running})")
             stat.add(f"{model} latency ms", f"{node.latency():.1f}")
