@@ -42,6 +42,8 @@ def test_train_and_score(tree: Path, tiny: FastBEVConfig, tmp_path: Path, monkey
             str(tree),
             "--engine",
             "torch",
+            "--threads",
+            "1",
             "--json",
             str(scores),
         ],
