@@ -337,7 +337,11 @@ def regions(args: argparse.Namespace) -> dict[str, Any]:
         roi[inside] = args.weight
         for bpp in (0.15, 0.3, 0.6):
             limit = int(bpp * h * w / 8)
-            plain, region = codec.encode(picture, max_bytes=limit), codec.encode(picture, max_bytes=limit, roi=roi)
+            try:
+                plain, region = codec.encode(picture, max_bytes=limit), codec.encode(picture, max_bytes=limit, roi=roi)
+            except ValueError as error:
+                print(f"left out: {path.name} at {bpp} bits per pixel: {error}", file=sys.stderr)
+                continue
             a, b = codec.decode(plain.data).rgb, codec.decode(region.data).rgb
             rows.append(
                 {
@@ -350,7 +354,12 @@ def regions(args: argparse.Namespace) -> dict[str, Any]:
             )
             print(json.dumps(rows[-1]), flush=True)
     gains = [row["inside_gain_db"] for row in rows]
-    summary = {"frames": len(rows), "inside_gain_db_median": float(np.median(gains)), "inside_gain_db_min": float(min(gains))}
+    summary = {
+        "cases": len(rows),
+        "size_ratio_max": max(row["size_ratio"] for row in rows),
+        "inside_gain_db_median": float(np.median(gains)),
+        "inside_gain_db_min": float(min(gains)),
+    }
     print(json.dumps(summary))
     return {"rows": rows, **summary}
 
