@@ -207,5 +207,5 @@ def test_tensorboard_that_is_missing_is_said_in_one_line(
     tiny: FastBEVConfig, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(TrainingError, match="pip install tensorboard"):
+    with pytest.raises(TrainingError, match=r"pip install .bevstack\[tensorboard\]"):
         train_recipe(options(tiny, tree, tmp_path / "run", steps=2, tensorboard=True))

@@ -366,7 +366,7 @@ def _board(options: RecipeOptions) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise TrainingError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+        raise TrainingError("--tensorboard needs the package tensorboard: pip install 'bevstack[tensorboard]'") from None
     return SummaryWriter(str(options.output / "tensorboard"))  # type: ignore[no-untyped-call]
 
 
