@@ -70,8 +70,8 @@ def test_the_message_becomes_the_state() -> None:
 
     message = GovernorState(
         mode="bands", condition="ok", zones=["a"], celsius=[50.0], health=["ok"], control=[True], ceiling=[95.0],
-        predicted=[math.nan], innovation=[0.0], models=["fastbev"], nodes=["bev_node"], alive=[True], rungs=["x"], running=["y"],
-        rates=[0.5], quality=[0.8], latency=[20.0], expected=[math.nan], decisions=["why"], decision_count=7,
+        predicted=[math.nan], innovation=[0.0], models=["fastbev"], nodes=["bev_node"], alive=[True], rungs=["x"],
+        running=["y"], rates=[0.5], quality=[0.8], latency=[20.0], expected=[math.nan], decisions=["why"], decision_count=7,
         time_to_throttle=math.nan, headroom=0.5,
     )  # fmt: skip
     made = state_from_message(message)
