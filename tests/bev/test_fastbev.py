@@ -299,5 +299,5 @@ def test_exported_graph_has_the_documented_inputs(net: FastBEVNet) -> None:
 
 
 def test_unknown_engine(net: FastBEVNet) -> None:
-    with pytest.raises(EngineError, match="'tensorrt'"):
-        FastBEV(net, "tensorrt")  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="'openvino'"):
+        FastBEV(net, "openvino")  # type: ignore[arg-type]

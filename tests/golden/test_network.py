@@ -209,7 +209,7 @@ def test_a_missing_transpose_is_noticed(case: Callable[..., Any], m0_small: dict
 def test_aligned_corners_are_noticed(case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     c = case("m0", "small")
 
-    def aligned(levels: list[torch.Tensor]) -> torch.Tensor:
+    def aligned(levels: list[torch.Tensor], scale: int = 0) -> torch.Tensor:
         size = tuple(levels[0].shape[2:])
         grown = [levels[0]] + [interpolate(p, size=size, mode="bilinear", align_corners=True) for p in levels[1:]]
         return c.net.neck_fuse_0(torch.cat(grown, dim=1))
