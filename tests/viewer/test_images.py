@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bevstack.errors import BevstackError
+from bevstack.frames import formats
 from bevstack.viewer.images import ImageCache, browser_bytes, jpeg_width
 from bevstack.viewer.received import Picture
 
@@ -86,3 +88,19 @@ def test_the_cache_encodes_once_and_forgets(monkeypatch: pytest.MonkeyPatch) -> 
     for stamp in (1, 1, 2, 3, 3, 1):
         cache.get("cam", Picture(stamp, b""))
     assert calls == [1, 2, 3, 1]
+
+
+def test_kinds_that_no_browser_knows_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learned stream on an image topic is shown like a JPEG; a damaged one is refused."""
+
+    def decode(data: bytes | memoryview) -> np.ndarray:
+        if len(data) < 10:
+            raise BevstackError("too short")
+        return np.full((90, 160, 3), (200, 100, 0), np.uint8)
+
+    monkeypatch.setattr(formats, "_known", {b"ODD1": formats.PictureFormat("odd", b"ODD1", lambda _: (160, 90), decode)})
+    shown = browser_bytes(Picture(1, b"ODD1" + bytes(20)))
+    assert shown is not None
+    pixel = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)[40, 40]
+    assert np.abs(pixel.astype(int) - (0, 100, 200)).max() < 6, "blue, green, red"
+    assert browser_bytes(Picture(1, b"ODD1")) is None

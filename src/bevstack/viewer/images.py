@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.errors import BevstackError
+from bevstack.frames.decode import decode
+from bevstack.frames.formats import find
+
 from .received import Picture
 
 # What a page that shows six cameras side by side can use; a larger image would be shrunk by the browser anyway.
@@ -56,7 +60,7 @@ def browser_bytes(picture: Picture, *, max_width: int = MAX_WIDTH, pass_bytes: i
         return bytes(raw)
     if raw.nbytes <= pass_bytes and bytes(raw[:4]) == _PNG:
         return bytes(raw)
-    image = _decode(np.frombuffer(raw, np.uint8), max_width)
+    image = _decoded_elsewhere(raw) if find(raw) is not None else _decode(np.frombuffer(raw, np.uint8), max_width)
     return None if image is None else _encode(image, max_width)
 
 
@@ -71,6 +75,14 @@ def _decode(raw: NDArray[np.uint8], max_width: int) -> NDArray[np.uint8] | None:
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _decoded_elsewhere(raw: memoryview) -> NDArray[np.uint8] | None:
+    """BGR pixels of a kind that no browser knows, as a learned stream."""
+    try:
+        return np.ascontiguousarray(decode(raw)[..., ::-1])
+    except BevstackError:
+        return None
 
 
 def _encode(bgr: NDArray[np.uint8], max_width: int) -> bytes | None:
