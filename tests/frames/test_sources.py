@@ -38,7 +38,7 @@ def film(path: Path, frames: int = 12, rate: float = 10.0, size: tuple[int, int]
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("nowhere.mcap", "source 'nowhere.mcap' does not exist; accepted: sim:seed=1,duration=30; a rosbag2 folder"),
+        ("nowhere.mcap", "source 'nowhere.mcap' does not exist; accepted: sim:seed=1,duration=30; "),
         ("/dev/video97", "there is no camera /dev/video97 (found: "),
         ("v4l2:97", "there is no camera /dev/video97"),
         ("97", "there is no camera /dev/video97"),

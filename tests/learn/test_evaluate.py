@@ -61,7 +61,7 @@ def test_nothing_to_score_is_an_error(net: FastBEVNet) -> None:
 
 
 def test_a_source_without_truth_is_an_error(net: FastBEVNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bevstack.learn.evaluate.detect", lambda model, instants: ([], []))
+    monkeypatch.setattr("bevstack.learn.evaluate.detect", lambda model, instants, watch: ([], []))
     with pytest.raises(EvaluationError, match="no true boxes"):
         evaluate_source(net, "sim:seed=1,duration=0.2", "torch")
 

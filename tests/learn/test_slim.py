@@ -56,6 +56,7 @@ def test_a_step_trains_all_widths_and_shared_statistics_stay(wide: FastBEVConfig
     assert all(p.requires_grad for p in trainer.common)
 
 
+@pytest.mark.slow
 def test_narrow_widths_come_near_the_largest(wide: FastBEVConfig, tmp_path: Path, batches: list[Batch]) -> None:
     trainer = SlimTrainer(options(wide, tmp_path, steps=1000, learning_rate=5e-3))
     steps = [trainer.step(batches[0]) for _ in range(20)]

@@ -12,6 +12,9 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 COLCON = Path(sys.executable).with_name("colcon")
+PROGRAMS = [
+    "bev_node", "camera_node", "decoder_node", "detect_node", "encoder_node", "governor_node", "player", "recorder", "viewer",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_files_are_installed(installed: Path) -> None:
 def test_entry_points_run(installed: Path) -> None:
     """Each one starts, refuses an impossible parameter in one line, and says so with its exit code."""
     library = installed / "stack/lib/stack"
-    assert sorted(p.name for p in library.iterdir()) == ["bev_node", "camera_node", "player", "recorder", "viewer"]
+    assert sorted(p.name for p in library.iterdir()) == PROGRAMS
     setup = "install/setup.bash"
     command = f"source {setup} && exec {library}/bev_node --ros-args -p sync:=luck"
     done = subprocess.run(

@@ -38,7 +38,7 @@ class NoBoxes:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEVSTACK_WIRE", "off")
-    monkeypatch.setattr(bev_node, "load_model", lambda *_: NoBoxes())
+    monkeypatch.setattr(bev_node, "load_ladder", lambda *_, **__: NoBoxes())
 
 
 SOURCE = {"source": "pattern:width=160,rate=10,duration=1", "rate": "0", "lockstep": "true"}
@@ -78,10 +78,10 @@ def test_can_be_stopped(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise BevstackError("weights are damaged")
 
-    monkeypatch.setattr(bev_node, "load_model", broken)
+    monkeypatch.setattr(bev_node, "load_ladder", broken)
     with pytest.raises(BevstackError, match="bev_node did not start: weights are damaged"):
         launcher.run_graph(BEV, SOURCE)
     assert not ok()

@@ -351,7 +351,7 @@ def test_learned_streams_show_pictures_and_figures(page: Any, drive: Drive, serv
     lost = StreamStatus("cam_back", "encode", drive.count * 100_000_000, frames_in=9, frames_dropped=3, reason="out of memory")
     drive.state.learned.set_status(lost)
     until(page, lambda: page.locator(".learned-reason").inner_text() == "out of memory")
-    assert "1,440" in page.locator(".learned-facts").inner_text(), "a lost frame does not wipe what the last one had"
+    assert "1,440" in page.locator("#learned .learned-facts").inner_text(), "a lost frame does not wipe what the last one had"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     boxes = [page.locator(f".{name}").bounding_box() for name in ("cameras", "logs", "learned")]
     for above, below in itertools.pairwise(boxes):

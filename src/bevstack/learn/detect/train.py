@@ -414,9 +414,9 @@ def train_giraffedet(
         check_canvas(canvas)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
     data = TrainingSet(options.network(), options.data, options.seed, options.augment)
     processes = Processes.join()
+    torch.set_flush_denormal(True)  # for the run only: others in this process may need denormal numbers
     try:
         trainer = make(options, processes)
         _prepare_folder(options, trainer)
@@ -426,6 +426,7 @@ def train_giraffedet(
             trainer.write(target)
         return target
     finally:
+        torch.set_flush_denormal(False)
         processes.leave()
 
 

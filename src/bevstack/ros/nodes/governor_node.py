@@ -161,7 +161,7 @@ class GovernorNode(Node):
         self._check_line = ""
         self._odd_rungs: set[tuple[str, str]] = set()
         self._failure = ""
-        self._state: PolicyState | None = None
+        self._told: PolicyState | None = None
         self._readings: list[Reading] = []
         self._temperatures: dict[str, Any] = {}
         self._publisher = self.create_publisher(GovernorState, "~/state", QoSProfile(depth=10))
@@ -244,7 +244,7 @@ class GovernorNode(Node):
         for decision in decisions:
             self.get_logger().info(str(decision))
             self.nodes[decision.model].ask(decision.to_rung, decision.to_rate)
-        self._state = self._snapshot()
+        self._told = self._snapshot()
         self._check_model(now)
         self._publish(zones, decisions)
 
@@ -330,7 +330,7 @@ class GovernorNode(Node):
     # --- outputs ------------------------------------------------------------------------------------------------------------
 
     def _publish(self, zones: Sequence[Zone], decisions: Sequence[Decision]) -> None:
-        state = self._state
+        state = self._told
         assert state is not None
         stamp = self.get_clock().now().nanoseconds
         control = {zone.key: zone.control for zone in zones}
@@ -384,7 +384,7 @@ class GovernorNode(Node):
         return self._temperatures[zone]
 
     def _diagnose_state(self, stat: Any) -> Any:
-        state = self._state
+        state = self._told
         if state is None:
             stat.summary(DiagnosticStatus.OK, "starting")
             return stat
