@@ -2,7 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-BENCH := sim decode dispatch lift bev transport transport_nodes rans
+BENCH := sim decode dispatch lift bev memory detect rans governor transport transport_nodes rans
 
 .PHONY: demo test test-all lint bench clean
 demo: $(STAMP)

@@ -53,6 +53,7 @@ from .draw import draw_boxes
 from .main import run_node, until_shutdown
 from .parameters import Parameters, ParameterValueError, Spec
 from .pipeline import Model, Pipeline, Result
+from .release import Release
 from .rig import Rig
 from .topics import info_topic, sensor_qos
 from .worker import NewestWins
@@ -97,6 +98,15 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec("model.resident", False, "rungs stay loaded once they have been: faster swaps, more memory"),
     Spec("model.rate", 1.0, "share of the instants that the model works on, evenly spread", live=True, low=0.01, high=1.0),
+    Spec(
+        "release_after",
+        0.0,
+        "seconds after exposure at which results are published, those of fast models no earlier than those of slow ones; "
+        "0: when they are there",
+        live=True,
+        low=0.0,
+        high=10.0,
+    ),
     Spec("engine", "onnx", "what runs the network", choices=("onnx", "torch")),
     Spec("decode_workers", 2, "threads that decode images", low=1, high=32),
     Spec("roll_offset", 0.0, "degrees that the body leans to the right of its calibration", live=True, low=-15.0, high=15.0),
@@ -189,6 +199,7 @@ class BevNode(LifecycleNode):
         self._model: Model | None = None
         self._pipeline: Pipeline | None = None
         self._drawer: NewestWins[Result] | None = None
+        self._held_back: Release[Result] | None = None
         self._rig: Rig | None = None
         self._poses = PoseBuffer()
         self._leaning: dict[str, tuple[Camera, tuple[float, float], Camera]] = {}
@@ -338,6 +349,7 @@ class BevNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
         self._drawer = NewestWins("debug images", self._draw)
+        self._held_back = Release(self._let_out)
         self._pipeline = Pipeline(
             self._model,
             sync,
@@ -398,6 +410,9 @@ class BevNode(LifecycleNode):
         self._active = False
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
+        held_back, self._held_back = self._held_back, None
+        if held_back is not None and not held_back.close():
+            self.get_logger().warning("results that wait for their time could not be published")
         if self._subscriptions_made:
             self.destroy_timer(self._retry)
         self._subscriptions_made.clear()
@@ -503,7 +518,8 @@ class BevNode(LifecycleNode):
             return
         rig.resolve_all()
         self._tell_rung()
-        if newest is None or newest[0] == self._answered:
+        held_back = self._held_back
+        if newest is None or newest[0] == self._answered or (held_back is not None and held_back.waiting):
             return
         # Whoever waits for an answer (lockstep) gets one, also if a frame was broken, refused, or never came.
         patience = self._p["tf_timeout"] + 1.0 if self._held else _INCOMPLETE_AFTER
@@ -570,11 +586,20 @@ class BevNode(LifecycleNode):
     # --- outputs ------------------------------------------------------------------------------------------------------------
 
     def _on_result(self, result: Result) -> None:
+        """On the model's thread, which goes on with the next instant while a result waits for its time."""
+        held_back, offset = self._held_back, self._p["release_after"]
+        if held_back is None or not (offset or held_back.waiting):
+            self._let_out(result)
+            return
+        now = time.monotonic()
+        held_back.put(now + offset - self._latency(result.frame_set.stamp, result.arrived, now) / 1e3, result)
+
+    def _let_out(self, result: Result) -> None:
         with until_shutdown(self):
             self._publish(result)
 
     def _publish(self, result: Result) -> None:
-        """On the model's thread: everything about one instant."""
+        """On the model's thread, or on that of ``release_after``: everything about one instant."""
         started = time.monotonic()
         stamp, p = result.frame_set.stamp, self._p
         self._posed = result.posed
