@@ -259,3 +259,14 @@ def test_channels_are_sorted_without_a_change(file: Path) -> None:
         sort_image_channels(net)
         assert torch.allclose(net.image_features(images), before, atol=1e-4)
     assert not torch.equal(net.backbone.layer2[0].conv1.weight, weights)
+
+
+def test_another_familys_widths_are_told_apart(tmp_path: Path) -> None:
+    from bevstack.detect.config import DETECTORS
+    from bevstack.detect.slim import save_slim as save_detector
+    from bevstack.detect.slim import slimmable as detector_widths
+
+    path = tmp_path / "other.safetensors"
+    save_detector(path, detector_widths(DETECTORS["giraffedet-nano"], (0.5, 1.0)))
+    with pytest.raises(CheckpointError, match="is not a bevstack-fastbev-1 file"):
+        read_info(f"{path}@0.5")

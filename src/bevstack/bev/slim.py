@@ -12,10 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bevstack.errors import CheckpointError
-from bevstack.nn import weights as files
-from bevstack.nn.checkpoint import load_exactly
-from bevstack.nn.slim_files import SlimHeader, holds_widths, read_slim_header, save_slim_file
+from bevstack.nn.slim_files import SlimHeader, fill_all, fill_one, holds_widths, read_slim_header, save_slim_file
 from bevstack.nn.widths import split_width
 
 from .config import FastBEVConfig, narrow
@@ -100,8 +97,7 @@ def load_slim(path: str | Path) -> Slimmable[FastBEVNet]:
     header = read_slim_header(path, FORMAT)
     config = FastBEVConfig.from_json(header.config)
     slim = slimmable(config, header.widths)
-    tensors = files.read_tensors(header.path, header.sha256)
-    load_exactly(slim, slim.named_as_state(tensors), header.path, config.name)
+    fill_all(slim, header, config.name)
     return slim
 
 
@@ -111,19 +107,12 @@ def load_width(path: str | Path) -> FastBEVNet:
     Raises:
         CheckpointError: missing or damaged file, no such width, or tensors that do not fit.
     """
-    from bevstack.nn.slimmable import narrow_state
-
     from .network import FastBEVNet
 
     config, header = read_width(path)
     width = header.width(split_width(path)[1])
     net = FastBEVNet(config)
-    try:
-        tensors = files.read_tensors(header.path, header.sha256)
-        state = narrow_state(tensors, net, width, header.widths[-1], _own_norm, {})
-    except ValueError as error:
-        raise CheckpointError(f"{header.path} does not fit {config.name}: {error}; copy the file again") from error
-    load_exactly(net, state, header.path, config.name)
+    fill_one(net, header, width, _own_norm, {}, config.name)
     return net.eval()
 
 

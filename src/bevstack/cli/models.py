@@ -39,13 +39,15 @@ def weights_import(
 def weights_list() -> None:
     """Known rungs and where their weights lie."""
     from bevstack.bev.config import CONFIGS
+    from bevstack.codec.config import CODECS
     from bevstack.detect.config import DETECTORS
     from bevstack.errors import CheckpointError
     from bevstack.nn.weights import find_file
 
-    for name in (*CONFIGS, *DETECTORS):
+    known = (*CONFIGS, *DETECTORS, *CODECS)
+    for name in known:
         try:
-            place = str(find_file(name, (*CONFIGS, *DETECTORS), "train it"))
+            place = str(find_file(name, known, "train it"))
         except CheckpointError:
             place = "not here"
         print(f"{name:<18} {place}")
@@ -81,14 +83,14 @@ def weights_info(weights: Annotated[str, typer.Argument(help="Weights file, or n
     import json
 
     from bevstack.bev.config import CONFIGS
-    from bevstack.bev.weights import read_info as read_bev
+    from bevstack.codec.config import CODECS
     from bevstack.detect.config import DETECTORS
-    from bevstack.detect.weights import FORMAT
-    from bevstack.detect.weights import read_info as read_detector
-    from bevstack.nn.weights import find_file, format_of
+    from bevstack.nn.weights import find_file
+    from bevstack.ros.doctor import weights_room
 
-    path = find_file(weights, (*CONFIGS, *DETECTORS), "train it, or import an official checkpoint: bevstack weights import")
-    info = read_detector(path) if format_of(path) == FORMAT else read_bev(path)
+    known = (*CONFIGS, *DETECTORS, *CODECS)
+    path = find_file(weights, known, "train it, or import an official checkpoint: bevstack weights import")
+    info = weights_room(path).read_info(path)
     card = {"file": str(path), "model": info.config.name, "sha256": info.sha256, "card": info.card}
     print(json.dumps(card, indent=2))
 

@@ -12,14 +12,18 @@ from .plainly import plainly
 
 thermal_app = typer.Typer(help="Heat: live zones, model check, power plan.", no_args_is_help=True)
 
+Period = Annotated[float, typer.Option(help="Seconds between readings.")]
+Root = Annotated[Path, typer.Option(help="Where sysfs is mounted.")]
+Readings = Annotated[Path | None, typer.Option(help="Also write every reading to this file.")]
+
 
 @thermal_app.command()
 @plainly
 def zones(
     seconds: Annotated[float, typer.Option(help="How long to show values; 0 shows them once.")] = 0.0,
-    period: Annotated[float, typer.Option(help="Seconds between readings.")] = 1.0,
-    root: Annotated[Path, typer.Option(help="Where sysfs is mounted.")] = Path("/sys"),
-    csv: Annotated[Path | None, typer.Option(help="Also write every reading to this file.")] = None,
+    period: Period = 1.0,
+    root: Root = Path("/sys"),
+    csv: Readings = None,
 ) -> None:
     """Show every temperature sensor, its trip points, and signs of throttling."""
     from bevstack.thermal.live import show
@@ -31,9 +35,9 @@ def zones(
 @plainly
 def watch(
     seconds: Annotated[float, typer.Option(help="How long to watch.")] = 60.0,
-    period: Annotated[float, typer.Option(help="Seconds between readings.")] = 1.0,
-    root: Annotated[Path, typer.Option(help="Where sysfs is mounted.")] = Path("/sys"),
-    csv: Annotated[Path | None, typer.Option(help="Also write every reading to this file.")] = None,
+    period: Period = 1.0,
+    root: Root = Path("/sys"),
+    csv: Readings = None,
 ) -> None:
     """Show live values of every temperature sensor for a minute."""
     from bevstack.thermal.live import show

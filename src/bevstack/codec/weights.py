@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bevstack.errors import CheckpointError
+from bevstack.nn.weights import find_file
 
 from .config import CODECS, CodecConfig
 from .tables import CdfTables
@@ -47,34 +48,13 @@ class CodecInfo:
     card: dict[str, Any]
 
 
-def weights_dirs() -> list[Path]:
-    """Folders searched for weights, first match wins: $BEVSTACK_WEIGHTS, the user's own, the checkout's, the installed ones."""
-    import sys
-
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    folders = [data / "bevstack" / "weights", Path(__file__).resolve().parents[3] / "weights"]
-    folders.append(Path(sys.prefix) / "share" / "bevstack" / "weights")
-    given = os.environ.get("BEVSTACK_WEIGHTS")
-    return [Path(given), *folders] if given else folders
-
-
 def find_weights(name: str | Path) -> Path:
-    """Path of a codec's weights: a file is returned as it is, a name is looked up in ``weights_dirs()``.
+    """Path of a codec's weights; see ``bevstack.nn.weights.find_file``.
 
     Raises:
         CheckpointError: nothing found.
     """
-    path = Path(name)
-    if path.suffix == ".safetensors":
-        if path.is_file():
-            return path
-        raise CheckpointError(f"weights {path} do not exist: give a file or one of {sorted(CODECS)}")
-    for folder in weights_dirs():
-        candidate = folder / f"{name}.safetensors"
-        if candidate.is_file():
-            return candidate
-    hint = "train it: bevstack train codec" if str(name) in CODECS else f"known codecs are {', '.join(sorted(CODECS))}"
-    raise CheckpointError(f"no weights for {str(name)!r} in {', '.join(map(str, weights_dirs()))}: {hint}")
+    return find_file(name, CODECS, "train it: bevstack train codec")
 
 
 def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -11,10 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bevstack.errors import CheckpointError
-from bevstack.nn import weights as files
-from bevstack.nn.checkpoint import load_exactly
-from bevstack.nn.slim_files import SlimHeader, holds_widths, read_slim_header, save_slim_file
+from bevstack.nn.slim_files import SlimHeader, fill_all, fill_one, holds_widths, read_slim_header, save_slim_file
 from bevstack.nn.widths import split_width
 
 from .config import GiraffeDetConfig, narrow
@@ -97,8 +94,7 @@ def load_slim(path: str | Path) -> Slimmable[GiraffeDetNet]:
     header = read_slim_header(path, FORMAT)
     config = GiraffeDetConfig.from_json(header.config)
     slim = slimmable(config, header.widths)
-    tensors = files.read_tensors(header.path, header.sha256)
-    load_exactly(slim, slim.named_as_state(tensors), header.path, config.name)
+    fill_all(slim, header, config.name)
     return slim
 
 
@@ -108,20 +104,12 @@ def load_width(path: str | Path) -> GiraffeDetNet:
     Raises:
         CheckpointError: missing or damaged file, no such width, or tensors that do not fit.
     """
-    from bevstack.nn.slimmable import narrow_state
-
     from .network import GiraffeDetNet
 
     config, header = read_width(path)
     width = header.width(split_width(path)[1])
     net = GiraffeDetNet(config)
-    parts = fusion_parts(GiraffeDetConfig.from_json(header.config), width)
-    try:
-        tensors = files.read_tensors(header.path, header.sha256)
-        state = narrow_state(tensors, net, width, header.widths[-1], _own_norm, parts)
-    except ValueError as error:
-        raise CheckpointError(f"{header.path} does not fit {config.name}: {error}; copy the file again") from error
-    load_exactly(net, state, header.path, config.name)
+    fill_one(net, header, width, _own_norm, fusion_parts(GiraffeDetConfig.from_json(header.config), width), config.name)
     return net.eval()
 
 

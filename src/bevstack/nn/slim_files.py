@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,9 @@ from . import weights as files
 from .widths import split_width, with_width
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from .slimmable import Parts, Slimmable
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,33 @@ def save_slim_file(
     about = json.dumps({"config": json.loads(config), "widths": list(widths)}, sort_keys=True)
     header = files.save_file(path, tensors, kind, about, card, dtype)
     return SlimHeader(str(path), config, tuple(sorted(widths)), header.sha256, header.card)
+
+
+def fill_all(slim: Slimmable[Any], header: SlimHeader, name: str) -> None:
+    """Gives all widths the tensors of their file, float32. ``name``: of the model, for errors.
+
+    Raises:
+        CheckpointError: damaged file, or tensors that do not fit.
+    """
+    from .checkpoint import load_exactly
+
+    load_exactly(slim, slim.named_as_state(files.read_tensors(header.path, header.sha256)), header.path, name)
+
+
+def fill_one(
+    net: nn.Module, header: SlimHeader, width: float, own_norm: Callable[[str], bool], parts: dict[str, Parts], name: str
+) -> None:
+    """Gives an ordinary network of one width its share of the tensors, float32; see ``bevstack.nn.slimmable.narrow_state``.
+
+    Raises:
+        CheckpointError: damaged file, or tensors that do not fit.
+    """
+    from .checkpoint import load_exactly
+    from .slimmable import narrow_state
+
+    try:
+        tensors = files.read_tensors(header.path, header.sha256)
+        state = narrow_state(tensors, net, width, header.widths[-1], own_norm, parts)
+    except ValueError as error:
+        raise CheckpointError(f"{header.path} does not fit {name}: {error}; copy the file again") from error
+    load_exactly(net, state, header.path, name)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bevstack.errors import BevstackError
 
@@ -211,8 +211,24 @@ def check_cameras(pattern: str = "/dev/video*") -> Iterator[Check]:
         yield Check("Cameras", "ok", ", ".join(devices))
 
 
+def weights_room(path: str | Path) -> Any:
+    """The module (``read_info``, ``load_weights``) of the model family whose weights file this is; Fast-BEV's, if of none.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    from bevstack.bev import weights as bev
+    from bevstack.codec import weights as codec
+    from bevstack.detect import slim as detect_slim
+    from bevstack.detect import weights as detect
+    from bevstack.nn.weights import format_of
+
+    rooms = {codec.FORMAT: codec, detect.FORMAT: detect, detect_slim.FORMAT: detect}
+    return rooms.get(format_of(path), bev)
+
+
 def check_weights() -> Iterator[Check]:
-    from bevstack.bev.weights import load_weights, read_info, weights_dirs
+    from bevstack.nn.weights import weights_dirs
 
     files: dict[str, Path] = {}
     for folder in weights_dirs():
@@ -228,9 +244,10 @@ def check_weights() -> Iterator[Check]:
     whole = importlib.util.find_spec("torch") is not None
     for file in files.values():
         try:
-            info = read_info(file)
+            room = weights_room(file)
+            info = room.read_info(file)
             if whole:
-                load_weights(file)
+                room.load_weights(file)
         except BevstackError as error:
             yield Check(f"Weights {file.stem}", "fail", str(error), f"restore {file.name}: git checkout it or import it again")
         else:
