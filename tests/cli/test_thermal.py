@@ -82,6 +82,7 @@ def test_mistakes_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
         ("seconds,zone a,power g\n0,1,1\n0,1,1\n", "must rise"),
         ("seconds,zone a,power g\n0,1,\n1,1,1\n", "power g has gaps"),
         ("seconds,zone a\n0,1\n1,2\n", "need the power"),
+        ("seconds,zone,celsius,health\n0,a,40,ok\n", "is what thermal watch wrote"),
     ):
         bad.write_text(text)
         code, said = run("check", bad, "--calibration", good)

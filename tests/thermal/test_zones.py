@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -129,7 +131,67 @@ def test_errors_of_drivers(tmp_path: Path, number: int) -> None:
     zone.read_bytes = fail
     reading = zone.read()
     assert reading.celsius is None
-    assert reading.health is (Health.GONE if number == errno.ENODEV else Health.ERROR)
+    assert reading.health is Health.ERROR, "ACPI whose method fails answers ENODEV, too, and is still there"
+    (tmp_path / "class" / "thermal" / "thermal_zone0" / "temp").unlink()
+    assert zone.read().health is (Health.GONE if number == errno.ENODEV else Health.ERROR)
+
+
+def test_zones_that_share_a_name_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    """As every ACPI machine shows them: all zones are called acpitz."""
+    for number in range(3):
+        add_zone(tmp_path, number, "acpitz", "45000")
+    wanted = {"acpitz": ["cpu"], re.escape("acpitz#1"): [], re.escape("thermal:acpitz#2"): ["gpu"]}
+    assert [zone.units for zone in discover(tmp_path, units=wanted)] == [("cpu",), (), ("gpu",)]
+
+
+def test_a_zone_that_vanishes_leaves_its_name_to_nobody(tmp_path: Path) -> None:
+    """The board is not taken for the die because the die's zone, of the same name, has gone."""
+    now = [0.0]
+    die = add_zone(tmp_path, 0, "acpitz", "85000")
+    add_zone(tmp_path, 1, "acpitz", "35000")
+    zones = ZoneSet(tmp_path, clock=lambda: now[0], units={"acpitz": ["cpu"], re.escape("acpitz#1"): []})
+    shutil.rmtree(die)
+    now[0] = 20.0
+    readings = {reading.zone: reading for reading in zones.read()}
+    assert readings["thermal:acpitz#1"].celsius == 35.0
+    assert readings["thermal:acpitz"].health is Health.GONE
+    assert not any(zone.control for zone in zones.zones)
+    add_zone(tmp_path, 5, "acpitz", "80000")
+    now[0] = 40.0
+    zones.read()  # looks for zones; what is new is read from the next time on
+    assert {r.zone: r.celsius for r in zones.read()} == {"thermal:acpitz#1": 35.0, "thermal:acpitz": 80.0}
+
+
+def test_devices_keep_their_keys_in_whatever_order_they_come_back(tmp_path: Path) -> None:
+    now = [0.0]
+    folders = [add_zone(tmp_path, n, "acpitz", f"{t}000") for n, t in ((0, 85), (1, 35))]
+    for n, folder in enumerate(folders):
+        (tmp_path / f"LNXTHERM:0{n}").mkdir()
+        (folder / "device").symlink_to(tmp_path / f"LNXTHERM:0{n}")
+    zones = ZoneSet(tmp_path, clock=lambda: now[0])
+    for folder in folders:
+        shutil.rmtree(folder)
+    now[0] = 20.0
+    assert {r.health for r in zones.read()} == {Health.GONE}
+    for n, t in ((0, 35), (1, 85)):
+        folder = add_zone(tmp_path, n, "acpitz", f"{t}000")
+        (folder / "device").symlink_to(tmp_path / f"LNXTHERM:0{1 - n}")
+    now[0] = 40.0
+    zones.read()  # looks for zones; what is new is read from the next time on
+    assert {r.zone: r.celsius for r in zones.read()} == {"thermal:acpitz#1": 35.0, "thermal:acpitz": 85.0}
+
+
+def test_a_zone_that_hwmon_shows_again_is_read_once(tmp_path: Path) -> None:
+    """As the kernel links them: the chip's device is the zone."""
+    zone = add_zone(tmp_path, 0, "cpu-thermal", "45000")
+    for number, name, device in ((0, "cpu_thermal", zone), (1, "k10temp", tmp_path / "devices" / "pci0")):
+        chip = tmp_path / "class" / "hwmon" / f"hwmon{number}"
+        device.mkdir(parents=True, exist_ok=True)
+        chip.mkdir(parents=True)
+        (chip / "device").symlink_to(device)
+        (chip / "name").write_text(f"{name}\n")
+        (chip / "temp1_input").write_text("45000\n")
+    assert [found.key for found in discover(tmp_path)] == ["thermal:cpu-thermal", "hwmon:k10temp:temp1"]
 
 
 def test_disabled_is_not_a_temperature(tmp_path: Path) -> None:
@@ -138,6 +200,29 @@ def test_disabled_is_not_a_temperature(tmp_path: Path) -> None:
     assert zone.read().health is Health.DISABLED
     (folder / "mode").write_text("enabled\n")
     assert any(zone.read().health is Health.OK for _ in range(12)), "enabled again is noticed within ten reads"
+
+
+def test_a_zone_that_freezes_is_cold_and_not_broken(tmp_path: Path) -> None:
+    """As seen on a real kernel: ACPI answers in tenths of a degree and a board outdoors passes slowly through 0."""
+    folder = add_zone(tmp_path, 0, "cpu-thermal", "2000")
+    zone = only(tmp_path)
+    for _ in range(10):
+        assert zone.read().celsius == 2.0
+    for raw in [*range(1900, -1900, -100), *[0] * 20, *[100] * 20]:
+        (folder / "temp").write_text(f"{raw}\n")
+        assert zone.read().celsius == raw / 1000.0
+    (folder / "temp").write_text("45000")
+    assert zone.read().celsius == 45.0
+    (folder / "temp").write_text("0")
+    assert zone.read().celsius is None, "from 45 degC to exactly 0 at once is a default"
+
+
+def test_one_large_answer_does_not_make_degrees_cold(tmp_path: Path) -> None:
+    folder = add_zone(tmp_path, 0, "cpu-thermal", "255")
+    zone = only(tmp_path)
+    zone.read()
+    (folder / "temp").write_text("45")
+    assert {zone.read().celsius for _ in range(12)} == {None, 45.0}
 
 
 def test_degrees_instead_of_millidegrees_are_learnt(tmp_path: Path) -> None:

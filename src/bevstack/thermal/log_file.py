@@ -31,6 +31,9 @@ def read_log(path: Path) -> Log:
         raise GovernorError(f"cannot read log {path}: {error}") from None
     if not rows or not rows[0] or rows[0][0].strip() != "seconds":
         raise GovernorError(f"{path}: the first column must be called seconds")
+    if rows[0][1:2] == ["zone"]:
+        why = "it has no power, and without power nothing can be checked"
+        raise GovernorError(f"{path} is what thermal watch wrote: {why}; record the governor's state instead")
     names: list[tuple[str, str]] = []
     for cell in rows[0][1:]:
         kind, _, name = cell.strip().partition(" ")

@@ -8,11 +8,11 @@ An unreadable zone has no temperature. It is never 0, never the last value, neve
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -26,6 +26,7 @@ ReadBytes = Callable[[str | os.PathLike[str]], bytes]
 PLAUSIBLE = (-40.0, 130.0)  # degC; outside are invalid marks, saturated converters and wrong units
 PLAUSIBLE_TRIP = (20.0, 150.0)
 _UNIT_VOTES = 10  # reads below 200 before a zone counts as one that answers in degrees
+_NEAR_ZERO = 3.0  # degC: a zone that was as near as this may go on to 0
 _MODE_EVERY = 10  # reads between two looks at `mode`
 
 
@@ -37,7 +38,7 @@ class Health(Enum):
     DISABLED = "disabled"  # mode is "disabled": the kernel protects nothing here
     IMPLAUSIBLE = "implausible"  # answered, but not with a temperature
     ERROR = "error"  # EINVAL, EIO, ENODATA, ...
-    GONE = "gone"  # ENOENT, ENODEV: look for it again
+    GONE = "gone"  # its files are not there any more: look for it again
     STALE = "stale"  # did not answer in time (set by patience.PatientReader)
 
 
@@ -108,16 +109,19 @@ _KNOWN: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def units_of(name: str, extra: Mapping[str, Iterable[str]] | None = None) -> tuple[str, ...]:
+def units_of(name: str, extra: Mapping[str, Iterable[str]] | None = None, key: str = "") -> tuple[str, ...]:
     """Units that a zone's name speaks of; empty if nobody knows the name (then it is shown, not steered by).
 
     Args:
         name: zone type, or ``chip:label`` of a hwmon sensor.
-        extra: regular expression (whole name, any case) to units; asked first. An empty list takes a known zone out.
+        extra: regular expression (any case) to units; asked first. What matches the whole key (``thermal:acpitz#1``), with or
+            without its kind, goes before what matches the name: several zones may share one. An empty list takes a zone out.
+        key: of the zone.
     """
-    for pattern, units in (extra or {}).items():
-        if re.fullmatch(pattern, name, re.IGNORECASE):
-            return tuple(units)
+    for whole in dict.fromkeys((key, key.partition(":")[2], name)):
+        for pattern, units in (extra or {}).items():
+            if whole and re.fullmatch(pattern, whole, re.IGNORECASE):
+                return tuple(units)
     for pattern, known in _KNOWN:
         if re.fullmatch(pattern, name, re.IGNORECASE):
             return known
@@ -137,10 +141,13 @@ class SysfsZone:
     name: bytes | None = None  # content of `type`; another content means that the kernel renumbered its zones
     mode_path: Path | None = None
     fault_path: Path | None = None
+    place: str = ""  # its device, as far as the kernel tells
     clock: Clock = time.monotonic
     read_bytes: ReadBytes = read_bytes
     degrees: bool = False  # this driver answers in degrees, learnt from its answers
     _small: int = field(default=0, repr=False)
+    _large: int = field(default=0, repr=False)
+    _before: float = field(default=math.inf, repr=False)  # degC of the last answer that was no small number
     _reads: int = field(default=0, repr=False)
     _disabled: bool = field(default=False, repr=False)
 
@@ -168,7 +175,8 @@ class SysfsZone:
         except BlockingIOError as error:
             return self._bad(Health.OFFLINE, describe(error))
         except OSError as error:
-            gone = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
+            # ACPI firmware that fails answers ENODEV, too, and is still there.
+            gone = error.errno in (errno.ENOENT, errno.ENOTDIR) or (error.errno == errno.ENODEV and not self.path.exists())
             if not gone and self.mode_path is not None and try_text(self.mode_path) == "disabled":
                 return self._bad(Health.DISABLED, f"mode is disabled, {describe(error)}")
             return self._bad(Health.GONE if gone else Health.ERROR, describe(error))
@@ -180,16 +188,18 @@ class SysfsZone:
         return self._judge(raw)
 
     def _judge(self, raw: int) -> Reading:
-        if raw == 0:
-            return self._bad(Health.IMPLAUSIBLE, "exactly 0: a default, not a measurement", raw)
-        if abs(raw) < 200:
-            # 45 instead of 45000. Real zones pass through +-0.2 degC now and then, so one answer proves nothing.
-            self._small += 1
+        # A zone that has long answered in millidegrees and comes down to 0 is cold; any other small number is a wrong unit.
+        freezing = self._large >= _UNIT_VOTES and abs(self._before) <= _NEAR_ZERO
+        if abs(raw) >= 200:
+            self._small, self.degrees, self._large, self._before = 0, False, self._large + 1, raw / 1000.0
+        elif not freezing:
+            self._large = 0
+            if raw == 0:
+                return self._bad(Health.IMPLAUSIBLE, "exactly 0: a default, not a measurement", raw)
+            self._small += 1  # 45 instead of 45000; one answer proves nothing
             self.degrees = self.degrees or self._small >= _UNIT_VOTES
             if not self.degrees:
                 return self._bad(Health.IMPLAUSIBLE, f"{raw} is no plausible number of millidegrees", raw)
-        else:
-            self._small, self.degrees = 0, False
         celsius = float(raw) if self.degrees else raw / 1000.0
         if not PLAUSIBLE[0] <= celsius <= PLAUSIBLE[1]:
             return self._bad(Health.IMPLAUSIBLE, f"{celsius:g} degC is outside {PLAUSIBLE[0]:g}..{PLAUSIBLE[1]:g}", raw)
@@ -218,27 +228,54 @@ def _type_of(folder: Path) -> bytes | None:
         return None
 
 
-class _Keys:
-    """Stable keys: the second zone of a name gets ``#1``."""
+@dataclass(frozen=True)
+class _Sensor:
+    """Where a sensor was found: what its key begins with, and which device it is on as far as the kernel tells."""
 
-    def __init__(self) -> None:
-        self._count: Counter[str] = Counter()
-
-    def __call__(self, name: str) -> str:
-        n = self._count[name]
-        self._count[name] += 1
-        return name if n == 0 else f"{name}#{n}"
+    base: str
+    place: str
 
 
-def _thermal_zones(root: Path, keys: _Keys, clock: Clock, units: Mapping[str, Iterable[str]] | None) -> list[Zone]:
-    found: list[Zone] = []
-    for number, folder in numbered(root / "class" / "thermal", "thermal_zone"):
-        kind = try_text(folder / "type") or f"unnamed{number}"
-        on = units_of(kind, units)
+def _place(folder: Path, suffix: str = "") -> str:
+    """A sensor's device, which keeps its name when zones and chips are numbered anew; without one, its folder."""
+    device = folder / "device"
+    return f"{device.resolve() if device.exists() else folder}{suffix}"
+
+
+def _keys(sensors: Sequence[_Sensor], known: Mapping[str, str]) -> list[str]:
+    """Stable keys: the second sensor of a name gets ``#1``. One that is known keeps its key, whoever has vanished; another
+    one takes the first that is free.
+
+    Args:
+        sensors: in the kernel's order.
+        known: place to key, of this and of earlier looks.
+    """
+    kept = [known[s.place] if known.get(s.place, "").partition("#")[0] == s.base else "" for s in sensors]
+    taken = set(kept)
+    for n, sensor in enumerate(sensors):
+        ordinal = 0
+        while not kept[n]:
+            key = f"{sensor.base}#{ordinal}" if ordinal else sensor.base
+            if key not in taken:
+                kept[n] = key
+                taken.add(key)
+            ordinal += 1
+    return kept
+
+
+def _thermal_zones(
+    root: Path, known: Mapping[str, str], clock: Clock, units: Mapping[str, Iterable[str]] | None
+) -> list[SysfsZone]:
+    folders = [folder for _, folder in numbered(root / "class" / "thermal", "thermal_zone")]
+    kinds = [try_text(folder / "type") or f"unnamed{folder.name.removeprefix('thermal_zone')}" for folder in folders]
+    sensors = [_Sensor(f"thermal:{kind}", _place(folder)) for kind, folder in zip(kinds, folders)]
+    found = []
+    for kind, folder, sensor, key in zip(kinds, folders, sensors, _keys(sensors, known)):
+        on = units_of(kind, units, key)
         mode = folder / "mode"
         found.append(
             SysfsZone(
-                keys(f"thermal:{kind}"),
+                key,
                 "thermal",
                 folder / "temp",
                 on,
@@ -246,42 +283,59 @@ def _thermal_zones(root: Path, keys: _Keys, clock: Clock, units: Mapping[str, It
                 _trips(folder),
                 name=_type_of(folder),
                 mode_path=mode if mode.exists() else None,
+                place=sensor.place,
                 clock=clock,
             )
         )
     return found
 
 
-def _hwmon_zones(root: Path, keys: _Keys, clock: Clock, units: Mapping[str, Iterable[str]] | None) -> list[Zone]:
-    found: list[Zone] = []
+def _is_zones_view(chip: Path) -> bool:
+    """The kernel shows thermal zones as hwmon chips once more: the same sensors are not read, and not believed, twice."""
+    return (chip / "device").resolve().name.startswith("thermal_zone")
+
+
+def _inputs(chip: Path) -> list[int]:
+    """Numbers of a chip's temperatures."""
+    present = [n for n in range(1, 65) if n <= 16 or (chip / f"temp{n - 1}_input").exists()]
+    return [n for n in present if (chip / f"temp{n}_input").exists()]
+
+
+def _hwmon_zones(
+    root: Path, known: Mapping[str, str], clock: Clock, units: Mapping[str, Iterable[str]] | None
+) -> list[SysfsZone]:
+    places: list[tuple[Path, int, str]] = []
+    sensors: list[_Sensor] = []
     for number, folder in numbered(root / "class" / "hwmon", "hwmon"):
+        if _is_zones_view(folder):
+            continue
         chip = try_text(folder / "name") or f"unnamed{number}"
-        for n in range(1, 65):
-            path = folder / f"temp{n}_input"
-            if not path.exists():
-                if n > 16:
-                    break
-                continue
-            label = try_text(folder / f"temp{n}_label") or f"temp{n}"
-            trips = []
-            for suffix, kind in (("max", "hot"), ("crit", "critical")):
-                raw = try_integer(folder / f"temp{n}_{suffix}")
-                if raw is not None and PLAUSIBLE_TRIP[0] <= raw / 1000.0 <= PLAUSIBLE_TRIP[1]:
-                    trips.append(Trip(raw / 1000.0, kind))
-            on = units_of(f"{chip}:{label}", units)
-            fault = folder / f"temp{n}_fault"
-            found.append(
-                SysfsZone(
-                    keys(f"hwmon:{chip}:{label}"),
-                    "hwmon",
-                    path,
-                    on,
-                    bool(on),
-                    tuple(sorted(trips, key=lambda t: t.celsius)),
-                    fault_path=fault if fault.exists() else None,
-                    clock=clock,
-                )
+        for n in _inputs(folder):
+            name = f"{chip}:{try_text(folder / f'temp{n}_label') or f'temp{n}'}"
+            places.append((folder, n, name))
+            sensors.append(_Sensor(f"hwmon:{name}", _place(folder, f"/temp{n}")))
+    found = []
+    for (folder, n, name), sensor, key in zip(places, sensors, _keys(sensors, known)):
+        trips = []
+        for suffix, kind in (("max", "hot"), ("crit", "critical")):
+            raw = try_integer(folder / f"temp{n}_{suffix}")
+            if raw is not None and PLAUSIBLE_TRIP[0] <= raw / 1000.0 <= PLAUSIBLE_TRIP[1]:
+                trips.append(Trip(raw / 1000.0, kind))
+        on = units_of(name, units, key)
+        fault = folder / f"temp{n}_fault"
+        found.append(
+            SysfsZone(
+                key,
+                "hwmon",
+                folder / f"temp{n}_input",
+                on,
+                bool(on),
+                tuple(sorted(trips, key=lambda t: t.celsius)),
+                fault_path=fault if fault.exists() else None,
+                place=sensor.place,
+                clock=clock,
             )
+        )
     return found
 
 
@@ -291,6 +345,7 @@ def discover(
     clock: Clock = time.monotonic,
     units: Mapping[str, Iterable[str]] | None = None,
     nvml: bool | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> list[Zone]:
     """Every sensor that this machine shows now. An empty list is legal: most virtual machines have none.
 
@@ -299,9 +354,10 @@ def discover(
         clock: monotonic seconds that readings are stamped with.
         units: see `units_of`.
         nvml: ask NVIDIA's library for boards; None asks only with the real sysfs.
+        known: keys of sensors that were found earlier, by their places (`SysfsZone.place`): they keep them.
     """
-    keys = _Keys()
-    zones = _thermal_zones(root, keys, clock, units) + _hwmon_zones(root, keys, clock, units)
+    known = known or {}
+    zones: list[Zone] = [*_thermal_zones(root, known, clock, units), *_hwmon_zones(root, known, clock, units)]
     if nvml if nvml is not None else root == Path("/sys"):
         from .nvml import nvml_zones
 
@@ -327,13 +383,21 @@ class ZoneSet:
         rediscover_s: float = 10.0,
         ask: Callable[[Zone], Reading] | None = None,
     ) -> None:
-        self._discover: Callable[[], list[Zone]] = lambda: discover(root, clock=clock, units=units, nvml=nvml)
+        self._known: dict[str, str] = {}
+        self._discover: Callable[[], list[Zone]] = lambda: discover(
+            root, clock=clock, units=units, nvml=nvml, known=self._known
+        )
         self._clock = clock
         self._ask: Callable[[Zone], Reading] = ask if ask is not None else lambda zone: zone.read()
         self._period = rediscover_s
         self._missing: dict[str, Zone] = {}
         self.zones: list[Zone] = self._discover()
+        self._remember()
         self._looked = clock()
+
+    def _remember(self) -> None:
+        """Zones that share a name keep their keys when one of them vanishes."""
+        self._known |= {zone.place: zone.key for zone in self.zones if isinstance(zone, SysfsZone)}
 
     def refresh(self) -> None:
         """Looks for zones now. Known ones whose file did not move keep what they learnt."""
@@ -345,6 +409,7 @@ class ZoneSet:
                 before.trips = zone.trips
                 new[key] = before
         self.zones = list(new.values())
+        self._remember()
         self._missing = {key: zone for key, zone in old.items() if key not in new}
         self._looked = self._clock()
 
