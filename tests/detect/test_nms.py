@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from bevstack.detect.nms import class_nms
 
 
-def plain(xyxy: np.ndarray, score: np.ndarray, label: np.ndarray, threshold: float) -> list[int]:
+def plain(
+    xyxy: np.ndarray,
+    score: np.ndarray,
+    label: np.ndarray,
+    threshold: float,
+    group: np.ndarray | None = None,
+    rival: float = 1.0,
+) -> list[int]:
     kept: list[int] = []
     for i in np.argsort(-score, kind="stable"):
         good = True
@@ -17,7 +24,9 @@ def plain(xyxy: np.ndarray, score: np.ndarray, label: np.ndarray, threshold: flo
             low, high = np.maximum(xyxy[i, :2], xyxy[k, :2]), np.minimum(xyxy[i, 2:], xyxy[k, 2:])
             common = np.prod(np.maximum(high - low, 0.0))
             areas = [np.prod(np.maximum(b[2:] - b[:2], 0.0)) for b in (xyxy[i], xyxy[k])]
-            good &= not (label[i] == label[k] and common > threshold * (sum(areas) - common) and common > 0)
+            same, rivals = label[i] == label[k], group is not None and group[i] == group[k] >= 0
+            limit = threshold if same else rival
+            good &= not ((same or rivals) and common > limit * (sum(areas) - common) and common > 0)
         if good:
             kept.append(int(i))
     return kept
@@ -32,6 +41,9 @@ def test_it_keeps_what_the_definition_keeps(seed: int, n: int, threshold: float)
     score = (rng.integers(0, 20, n) / 20).astype(np.float32)
     label = rng.integers(0, 3, n)
     assert class_nms(xyxy, score, label, threshold, 1000).tolist() == plain(xyxy, score, label, threshold)
+    group = np.array([0, 0, -1])[label]
+    kept = class_nms(xyxy, score, label, threshold, 1000, group, 0.5)
+    assert kept.tolist() == plain(xyxy, score, label, threshold, group, 0.5)
 
 
 def test_the_limit_cuts_the_worst() -> None:
@@ -47,3 +59,11 @@ def test_classes_do_not_suppress_each_other() -> None:
     xyxy = np.tile(np.array([[0, 0, 10, 10]], np.float32), (3, 1))
     kept = class_nms(xyxy, np.array([0.5, 0.9, 0.7], np.float32), np.array([0, 1, 0]), 0.6, 10)
     assert kept.tolist() == [1, 2]
+
+
+def test_rivals_suppress_each_other_and_strangers_do_not() -> None:
+    xyxy = np.tile(np.array([[0, 0, 10, 10]], np.float32), (3, 1))
+    score, label = np.array([0.5, 0.9, 0.7], np.float32), np.array([0, 1, 7])
+    kept = class_nms(xyxy, score, label, 0.6, 10, np.array([0, 0, -1]), 0.7)
+    assert kept.tolist() == [1, 2], "a car under a truck goes, a pedestrian stays"
+    assert class_nms(xyxy, score, label, 0.6, 10, np.array([0, 0, -1]), 1.0).tolist() == [1, 2, 0]

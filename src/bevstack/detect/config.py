@@ -80,14 +80,28 @@ class HeadConfig:
     top: int = 4
 
 
+# Classes that compete for one object: a van is a car or a truck, not both. A rider and the bicycle below are two objects.
+RIVALS: tuple[frozenset[str], ...] = (
+    frozenset({"car", "truck", "trailer", "bus", "construction_vehicle"}),
+    frozenset({"bicycle", "motorcycle"}),
+)
+
+
 @dataclass(frozen=True)
 class PostConfig:
-    """Post-processing: best ``candidates`` per level, then class-aware NMS, then the best ``limit`` of an image."""
+    """Post-processing: best ``candidates`` per level, then NMS, then the best ``limit`` of an image.
+
+    Attributes:
+        iou: boxes of one class that overlap by more than this are one object.
+        rival_iou: the same for boxes of two classes out of one of ``RIVALS``; 1: classes leave each other alone, as published,
+            and as average precision wants it.
+    """
 
     score_threshold: float = 0.05
     candidates: int = 1000
     iou: float = 0.6
     limit: int = 100
+    rival_iou: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,11 @@ class GiraffeDetConfig:
     post: PostConfig = field(default_factory=PostConfig)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    @property
+    def rivals(self) -> tuple[int, ...]:
+        """Per class the number of its group in ``RIVALS``, or -1."""
+        return tuple(next((n for n, group in enumerate(RIVALS) if name in group), -1) for name in self.classes)
 
     @property
     def layers(self) -> int:
@@ -184,6 +203,7 @@ def official(depth: int, width: float, name: str | None = None) -> GiraffeDetCon
         head=HeadConfig(spare_class=True),
         canvas=(896, 1408),
         fit=(1333, 800),
+        post=PostConfig(rival_iou=1.0),
     )
 
 

@@ -43,5 +43,6 @@ def boxes_of_image(scores: Floats, boxes: Floats, box: Letterbox, config: Giraff
     # A box in the padding has no area left: it says nothing about the image.
     solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     xyxy, score, label = xyxy[solid], score[solid], label[solid]
-    kept = class_nms(xyxy, score, label, post.iou, post.limit)
+    group = np.asarray(config.rivals, np.int64)[label]
+    kept = class_nms(xyxy, score, label, post.iou, post.limit, group, post.rival_iou)
     return Boxes2D(xyxy[kept], score[kept], label[kept], config.classes)

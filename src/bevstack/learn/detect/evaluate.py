@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bevstack.detect import PostConfig
-from bevstack.detect.detector import Detector, EngineName
+from bevstack.detect.detector import Detector
+from bevstack.engine.names import EngineName
 from bevstack.errors import BevstackError
 from bevstack.geometry import Boxes2D
 
@@ -235,6 +236,6 @@ def _open(model: str | Path, engine: EngineName, threads: int | None, canvas: tu
     from dataclasses import replace
 
     detector = Detector(model, engine, threads, canvas=canvas)
-    post: PostConfig = replace(detector.config.post, score_threshold=0.001)
+    post: PostConfig = replace(detector.config.post, score_threshold=0.001, rival_iou=1.0)
     detector.config = replace(detector.config, post=post)
     return detector
