@@ -239,7 +239,8 @@ def main() -> int:
         c = compared[-1]
         print(
             f"{rung} against the straightforward path: {c['ours_ms']:.0f} to {c['straightforward_ms']:.0f} ms, "
-            f"{c['times_faster']:.2f} x faster; {c['boxes']} boxes, {c['boxes_not_in_both']:.2%} not in both, "
+            f"{c['times_faster']:.2f} x faster (CPU {c['ours_cpu_ms']:.0f} to {c['straightforward_cpu_ms']:.0f} ms, "
+            f"{c['times_less_cpu']:.2f} x less); {c['boxes']} boxes, {c['boxes_not_in_both']:.2%} not in both, "
             f"largest difference {c['largest_difference']:.1e}"
         )
     if options.json:

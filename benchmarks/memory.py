@@ -1,10 +1,10 @@
 """Peak memory of each Fast-BEV rung at work: one process per rung, ONNX Runtime, no torch in it.
 
-Usage: python benchmarks/memory.py [--rungs fastbev-nano,...] [--graphs split,whole] [--instants 3] [--threads N] [--json FILE]
+Usage: python benchmarks/memory.py [--rungs fastbev-nano,...] [--graphs split,whole] [--instants 1] [--threads N] [--json FILE]
 
 Random weights (memory does not depend on them). A first process exports the graphs; a second one, whose peak resident size is
-what is printed, loads them and works on ``instants`` noise images, history included: interpreter, libraries, weights, tables,
-cached features and all. "idle" is the same process with its imports done and no network open.
+what is printed, loads them and works on ``instants`` noise images with a whole past from the first one on: interpreter, libraries,
+weights, tables, cached features and all. "idle" is the same process with its imports done and no network open.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def work(rung: str, folder: Path, graphs: str, instants: int, threads: int) -> d
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (config.cameras, *config.image_hw, 3), dtype=np.uint8)
     tables = [rng.integers(0, config.cells, config.voxels).astype(np.int32) for _ in config.times]
-    cached: list[np.ndarray] = []
+    cached = [rng.random((config.cells, config.neck_channels), np.float32) for _ in config.times[1:]]
     for _ in range(instants):
-        _, features = runner(images, tables, [*cached, *[None] * len(config.times)][: len(config.times) - 1])
+        _, features = runner(images, tables, cached)
         cached = [features, *cached][: len(config.times) - 1]
     return {"idle_mb": idle, "peak_mb": peak()}
 
@@ -61,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rungs", default=",".join(CONFIGS))
     parser.add_argument("--graphs", default="split,whole")
-    parser.add_argument("--instants", type=int, default=3)
+    parser.add_argument("--instants", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)

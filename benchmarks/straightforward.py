@@ -125,18 +125,21 @@ def versus(ours: FastBEV, net: FastBEVNet, instants: list[FrameSet], threads: in
     """
     plain = Straightforward(net, threads)
     ours.reset()
-    mine, theirs, missing, worst, boxes = [], [], [], 0.0, 0
+    mine, theirs, mine_cpu, theirs_cpu = [], [], [], []
+    missing, worst, boxes = [], 0.0, 0
     warm = len(net.config.times)  # until the past is whole: both then do all their work
     for number, instant in enumerate(instants):
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         a = ours(instant)
-        middle = time.perf_counter()
+        middle, middle_cpu = time.perf_counter(), time.process_time()
         b = plain(instant)
-        end = time.perf_counter()
+        end, end_cpu = time.perf_counter(), time.process_time()
         if number < warm:
             continue
         mine.append((middle - start) * 1e3)
         theirs.append((end - middle) * 1e3)
+        mine_cpu.append((middle_cpu - start_cpu) * 1e3)
+        theirs_cpu.append((end_cpu - middle_cpu) * 1e3)
         lost, gap = difference(a, b)
         missing.append(lost)
         worst, boxes = max(worst, gap), boxes + len(a)
@@ -146,6 +149,9 @@ def versus(ours: FastBEV, net: FastBEVNet, instants: list[FrameSet], threads: in
         "ours_ms": float(np.median(mine)),
         "straightforward_ms": float(np.median(theirs)),
         "times_faster": float(np.median(theirs) / np.median(mine)),
+        "ours_cpu_ms": float(np.median(mine_cpu)),
+        "straightforward_cpu_ms": float(np.median(theirs_cpu)),
+        "times_less_cpu": float(np.median(theirs_cpu) / np.median(mine_cpu)),
         "best_ours_ms": float(np.min(mine)),
         "best_straightforward_ms": float(np.min(theirs)),
         "instants": len(mine),

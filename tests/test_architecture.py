@@ -20,7 +20,7 @@ FLOORS = {
     "ros": 4,
     "viewer": 5, "cli": 5,
 }  # fmt: skip
-SHARED_MODULES = {"errors", "__init__"}  # outside the floors: every room may use them
+SHARED_MODULES = {"errors", "pipe", "__init__"}  # outside the floors: every room may use them
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -46,8 +46,11 @@ def complexity(config: FastBEVConfig) -> Complexity:
 
 
 if __name__ == "__main__":
+    from bevstack.pipe import end_with_reader
+
     from .config import CONFIGS
 
+    end_with_reader()
     print(f"{'rung':14} {'params M':>9} {'image GMAC':>11} {'bev GMAC':>9} {'total':>7}")
     for name, entry in CONFIGS.items():
         c = complexity(entry)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bevstack.engine.names import EngineMissing
 from bevstack.errors import EngineError
 
 from .graphs import BevGraph, ImageGraph, inference_net
@@ -70,12 +71,12 @@ class CudaRunner:
         graphs: record the launches (GPU only).
 
     Raises:
-        EngineError: there is no GPU.
+        EngineMissing: there is no GPU.
     """
 
     def __init__(self, net: FastBEVNet, device: str = "cuda", *, half: bool = True, graphs: bool = True) -> None:
         if device == "cuda" and not torch.cuda.is_available():
-            raise EngineError("no CUDA GPU is available to torch: use engine onnx or torch")
+            raise EngineMissing("no CUDA GPU is available to torch: use engine onnx or torch")
         config = net.config
         self.timings: dict[str, float] = {}
         self._device = torch.device(device)

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.engine.names import EngineName, Precision, engine_name, precision_for
 from bevstack.errors import BevstackError, CalibrationError, EngineError
 from bevstack.frames import Frame, FrameSet
 from bevstack.frames.decode import decode_frame, resize
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .network import FastBEVNet
     from .runner import Runner
 
-EngineName = Literal["onnx", "onnx-cuda", "tensorrt", "torch", "torch-cuda"]
+__all__ = ["EngineName", "FastBEV"]
 
 
 class FastBEV:
@@ -44,7 +45,10 @@ class FastBEV:
         model: name of a rung ("fastbev-nano": its weights are looked up), a weights file, an exported ``.onnx`` graph (needs no
             torch), a network, or a config (random weights from seed 0: for timing).
         engine: "onnx" (exports once, kept in the user's cache), "torch", "onnx-cuda" (ONNX Runtime's CUDA provider, one graph),
-            "tensorrt" (one graph; ONNX Runtime with a warning where TensorRT cannot be used), or "torch-cuda" (half precision).
+            "tensorrt" (one graph; ONNX Runtime with a warning where TensorRT cannot be used), or "torch-cuda".
+        precision: "fp32", "fp16" or "int8" where the engine offers it (``bevstack.engine.names.OFFERED``); "": its own, float32
+            except for torch-cuda, and for an exported file the file's. Others than float32 are one graph; INT8 is calibrated on
+            simulated drives on first use, which takes minutes, and kept in the user's cache.
         threads: for the network; None takes the CPUs that this process may use.
         split: two graphs with the compiled gather between them, so that image, lift and BEV stages are timed on their own;
             False: one graph with the gather inside. Same boxes.
@@ -56,7 +60,8 @@ class FastBEV:
 
     Raises:
         CheckpointError: weights are missing, damaged, or do not fit.
-        EngineError: the engine or an export failed.
+        EngineMissing: this machine lacks what the engine needs.
+        EngineError: the engine or an export failed; the engine does not offer this precision.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class FastBEV:
         model: str | Path | FastBEVConfig | FastBEVNet = "fastbev-nano",
         engine: EngineName = "onnx",
         *,
+        precision: Precision = "",
         threads: int | None = None,
         split: bool = True,
         cameras: Sequence[str] | None = None,
@@ -73,7 +79,7 @@ class FastBEV:
         self.threads = threads or len(os.sched_getaffinity(0))
         self.engine: str = engine
         self._runner: Runner
-        self.config, self._runner, self.weights_sha256 = _open(model, engine, self.threads, split)
+        self.config, self._runner, self.weights_sha256 = _open(model, engine, precision, self.threads, split)
         if engine == "tensorrt":  # what it has become, where TensorRT cannot be used
             self.engine = getattr(getattr(self._runner, "engine", None), "name", engine)
         if post is not None:
@@ -316,28 +322,29 @@ def _load_compiled() -> None:
 
 
 def _open(
-    model: str | Path | FastBEVConfig | FastBEVNet, engine: EngineName, threads: int, split: bool
+    model: str | Path | FastBEVConfig | FastBEVNet, engine: str, precision: str, threads: int, split: bool
 ) -> tuple[FastBEVConfig, Runner, str]:
     """(config, runner, hash of the weights)."""
     from .runner import onnx_runner, torch_runner
 
-    if engine not in get_args(EngineName):
-        raise EngineError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
-    if engine == "torch-cuda":
-        return _open_torch_cuda(model)
-    if engine in ("onnx-cuda", "tensorrt"):
-        return _open_on_gpu(model, engine, threads)
-    if engine == "torch":
-        from bevstack.engine.torch import share_cores
+    engine = engine_name(engine)
+    wanted: Precision = precision_for(engine, precision)
+    if engine in ("torch", "torch-cuda"):
+        from bevstack.engine.torch import need_torch, share_cores
 
         share_cores()
+        need_torch()
+    if engine == "torch-cuda":
+        return _open_torch_cuda(model, half=wanted == "fp16")
+    if engine in ("onnx-cuda", "tensorrt") or (engine == "onnx" and (wanted != "fp32" or _is_graph(model))):
+        return _open_whole(model, engine, wanted if precision else "", threads)
     if isinstance(model, (str, Path)):
         from .slim import is_slim
         from .weights import find_weights, read_info
 
         path = find_weights(model)
         if path.suffix == ".onnx":
-            return _open_graph(path, engine, threads)
+            raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
         info = read_info(path)
         if engine == "onnx":
             graphs = _graphs(info.config, info.sha256, split, path)
@@ -403,48 +410,61 @@ def _graphs(config: FastBEVConfig, sha256: str, split: bool, weights: Path) -> l
     return out
 
 
-def _open_graph(path: Path, engine: EngineName, threads: int) -> tuple[FastBEVConfig, Runner, str]:
-    from bevstack.engine.onnx import OnnxEngine
+def _is_graph(model: object) -> bool:
+    """Whether this names an exported graph."""
+    from .weights import find_weights
 
-    if engine == "torch":
-        raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
-    return _whole(OnnxEngine(path, threads), str(path))
+    return isinstance(model, (str, Path)) and find_weights(model).suffix == ".onnx"
 
 
-def _open_torch_cuda(model: str | Path | FastBEVConfig | FastBEVNet) -> tuple[FastBEVConfig, Runner, str]:
+def _open_torch_cuda(model: str | Path | FastBEVConfig | FastBEVNet, half: bool) -> tuple[FastBEVConfig, Runner, str]:
     """torch on a GPU."""
     from .cuda_runner import CudaRunner
     from .weights import find_weights, load_weights, read_info
 
     if not isinstance(model, (str, Path)):
         net = _network(model)
-        return net.config, CudaRunner(net), ""
+        return net.config, CudaRunner(net, half=half), ""
     path = find_weights(model)
     if path.suffix == ".onnx":
         raise EngineError(f"{path} is an exported graph: it runs with engine onnx, onnx-cuda or tensorrt, not torch-cuda")
-    return read_info(path).config, CudaRunner(load_weights(path)), read_info(path).sha256
+    return read_info(path).config, CudaRunner(load_weights(path), half=half), read_info(path).sha256
 
 
-def _open_on_gpu(
-    model: str | Path | FastBEVConfig | FastBEVNet, engine: EngineName, threads: int
+def _open_whole(
+    model: str | Path | FastBEVConfig | FastBEVNet, engine: EngineName, precision: Precision, threads: int
 ) -> tuple[FastBEVConfig, Runner, str]:
-    """One graph on a GPU."""
-    from bevstack.engine.onnx import OnnxEngine
-    from bevstack.engine.tensorrt import tensorrt_or_onnx
+    """One graph; ``precision``: "" takes an exported file as it is."""
+    from bevstack.engine.onnx import OnnxEngine, need_cuda
+    from bevstack.engine.tensorrt import tensorrt_or_onnx, usable
 
+    from .precise import check_graph, precise_graph, precise_network
+
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    if engine == "onnx-cuda":
+        need_cuda()  # before minutes are spent on a graph
+        device = "cuda"
+    elif engine == "tensorrt" and not usable():
+        engine, device = "onnx", "auto"
     graph: Path | bytes
+    reduced = precision in ("fp16", "int8")
     if isinstance(model, (str, Path)):
         from .weights import find_weights, read_info
 
         graph = find_weights(model)
         if graph.suffix != ".onnx":
             info = read_info(graph)
-            graph = _graphs(info.config, info.sha256, False, graph)[0]
+            if reduced:
+                graph = precise_graph(graph, info.config, info.sha256, engine, precision)
+            else:
+                graph = _graphs(info.config, info.sha256, False, graph)[0]
     else:
         from .export import export_graph
 
-        graph = export_graph(_network(model))
-    loaded = tensorrt_or_onnx(graph, threads) if engine == "tensorrt" else OnnxEngine(graph, threads, "cuda")
+        net = _network(model)
+        graph = precise_network(net, engine, precision) if reduced else export_graph(net)
+    loaded: Engine = tensorrt_or_onnx(graph, threads) if engine == "tensorrt" else OnnxEngine(graph, threads, device)
+    check_graph(getattr(loaded, "metadata", {}), precision, str(model))
     return _whole(loaded, str(model))
 
 

@@ -122,6 +122,11 @@ class FastBEVLadder:
         return self._last.rung
 
     @property
+    def engine(self) -> str:
+        """What runs that rung's network."""
+        return self._last.engine
+
+    @property
     def config(self) -> FastBEVConfig:
         """Config of that rung."""
         return self._last.config

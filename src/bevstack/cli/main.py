@@ -37,7 +37,16 @@ app.command("pseudo-label")(detect.pseudo_label)
 
 
 Model = Annotated[str, typer.Option(help="Bundled model (rung), for example fastbev-nano.")]
-Engine = Annotated[str, typer.Option(help="What runs the network: onnx or torch.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network: onnx, onnx-cuda, tensorrt, torch or torch-cuda; onnx takes over, with a warning, where "
+        "the machine lacks it."
+    ),
+]
+Precision = Annotated[
+    str, typer.Option(help="Numbers inside the BEV network: fp32, fp16 or int8, where the engine offers it; default: its own.")
+]
 View = Annotated[bool, typer.Option("--view", help="Serve the page (see --view-port).")]
 ViewPort = Annotated[int, typer.Option(help="Port of the page; 0 takes any free one.")]
 Stay = Annotated[
@@ -61,6 +70,7 @@ def run(
     model: Model = "fastbev-nano",
     weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
     engine: Engine = "onnx",
+    precision: Precision = "",
     record: Annotated[Path | None, typer.Option(help="Record everything into this bag (a rosbag2 folder).")] = None,
     view: View = False,
     view_port: ViewPort = 8080,
@@ -110,6 +120,7 @@ def run(
             source=source,
             model=str(weights) if weights is not None else model,
             engine=engine,
+            precision=precision,
             rate=rate,
             lockstep=lockstep,
             duration=duration,
@@ -142,6 +153,7 @@ def demo(
     model: Model = "fastbev-nano",
     weights: Annotated[Path | None, typer.Option(help="Weights file to use instead of bundled ones.")] = None,
     engine: Engine = "onnx",
+    precision: Precision = "",
     view: View = False,
     view_port: ViewPort = 8080,
     stay: Stay = None,
@@ -156,6 +168,7 @@ def demo(
         folder=out,
         model=str(weights) if weights is not None else model,
         engine=engine,
+        precision=precision,
         view_port=view_port if view else None,
         stay=_stays(view, stay),
     )

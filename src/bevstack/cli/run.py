@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bevstack.engine.names import engine_name, precision_for
 from bevstack.errors import BevstackError, SourceError
 
 from .report import print_summary, progress
@@ -29,7 +30,8 @@ class RunOptions:
     Attributes:
         source: as for ``frames.source.open_source``.
         model: name of bundled weights, or path of a weights file.
-        engine: ``onnx`` or ``torch``.
+        engine: one of ``bevstack.engine.names.ENGINES``; ONNX Runtime takes over where the machine lacks it.
+        precision: of the BEV network; "": the engine's own.
         rate: speed of a recorded source; 0 as fast as possible.
         lockstep: the source waits for the perception node, nothing is lost; None: yes for recorded sources.
         duration: stop after this many seconds of the source; None: at its end.
@@ -53,6 +55,7 @@ class RunOptions:
     source: str
     model: str = "fastbev-nano"
     engine: str = "onnx"
+    precision: str = ""
     rate: float = 1.0
     lockstep: bool | None = None
     duration: float | None = None
@@ -151,7 +154,8 @@ def draw(options: RunOptions, made: Mapping[str, Any]) -> bool:
     from bevstack.viewer.picture2d import compose2d
 
     moment = monitor.best
-    title = f"bevstack   {options.source}   {summarise(options, made).model} on {options.engine}"
+    summary = summarise(options, made)
+    title = f"bevstack   {options.source}   {summary.model} on {summary.engine}"
     if options.bev:
         picture = compose(moment.frames, moment.boxes, truth=moment.truth, title=title, flat=moment.flat)
     else:
@@ -207,8 +211,7 @@ def check(options: RunOptions) -> None:
     """
     if options.log_level not in ("debug", "info", "warn", "error", "fatal"):
         raise BevstackError(f"log-level {options.log_level!r} is unknown: use debug, info, warn or error")
-    if options.engine not in ("onnx", "torch"):
-        raise BevstackError(f"engine {options.engine!r} is unknown: use onnx or torch")
+    precision_for(engine_name(options.engine), options.precision)
     if options.rate < 0:
         raise BevstackError(f"rate is {options.rate:g}: use 1 for the speed of the recording, 0 for as fast as possible")
     if options.duration is not None and options.duration <= 0:
@@ -322,6 +325,7 @@ def graph(options: RunOptions) -> list[Any]:
         "rig_file": str(options.rig) if options.rig else "",
         "model": options.model,
         "engine": options.engine,
+        "precision": options.precision,
         "score_threshold": "" if options.score_threshold is None else str(options.score_threshold),
         "record": str(bag_path(options.record)) if options.record else "",
         "web_port": "0" if options.view_port is None else "1",
@@ -401,6 +405,7 @@ def demo(
     folder: Path = Path("out"),
     model: str = "fastbev-nano",
     engine: str = "onnx",
+    precision: str = "",
     view_port: int | None = None,
     stay: bool = False,
     console: Console | None = None,
@@ -417,6 +422,7 @@ def demo(
             source=f"sim:seed={seed},duration={seconds:g},rate={rate:g}",
             model=model,
             engine=engine,
+            precision=precision,
             rate=0.0,
             record=folder / name,
             picture=folder / f"{name}.png",

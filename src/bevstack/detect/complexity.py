@@ -71,8 +71,11 @@ def _run_and_count(part: nn.Module, size: tuple[int, int]) -> int:
 
 
 if __name__ == "__main__":
+    from bevstack.pipe import end_with_reader
+
     from .config import DETECTORS
 
+    end_with_reader()
     print(f"{'rung':20} {'params M':>9} {'backbone':>9} {'neck':>9} {'head':>9} {'GMAC 1280x768':>14} {'GMAC 640x384':>13}")
     for name, entry in DETECTORS.items():
         c, small = complexity(entry, (768, 1280)), complexity(entry, (384, 640))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bevstack.engine import Engine
+from bevstack.engine.names import EngineName, engine_name
 from bevstack.errors import EngineError
 from bevstack.geometry import Boxes2D
 
@@ -24,7 +25,7 @@ from .postprocess import boxes_of_image
 if TYPE_CHECKING:
     from .network import GiraffeDetNet
 
-EngineName = Literal["onnx", "torch"]
+DETECTOR_ENGINES: tuple[EngineName, ...] = ("onnx", "onnx-cuda", "torch")
 
 
 class Detector:
@@ -33,13 +34,14 @@ class Detector:
     Args:
         model: name of a rung ("giraffedet-nano": its weights are looked up), a weights file, an exported ``.onnx`` graph (needs
             no torch), a network, or a config (random weights from seed 0: for timing).
-        engine: "onnx" (exports once, kept in the user's cache) or "torch".
+        engine: "onnx" (exports once, kept in the user's cache), "onnx-cuda" (its CUDA provider) or "torch".
         threads: for the network; None takes the CPUs that this process may use.
         canvas: (height, width) of the network's input instead of the rung's own; multiples of 128.
         post: other post-processing than the rung's own.
 
     Raises:
         CheckpointError: weights are missing, damaged, or do not fit.
+        EngineMissing: this machine lacks what the engine needs.
         EngineError: the engine or an export failed.
         BevstackError: the canvas is no multiple of 128.
     """
@@ -137,12 +139,18 @@ def _open(
     model: str | Path | GiraffeDetConfig | GiraffeDetNet, engine: EngineName, threads: int, canvas: tuple[int, int] | None
 ) -> tuple[GiraffeDetConfig, tuple[int, int], Engine, str]:
     """(config, canvas, engine, hash of the weights)."""
-    if engine not in ("onnx", "torch"):
-        raise EngineError(f"unknown engine {engine!r}: choose onnx or torch")
+    engine = engine_name(engine, DETECTOR_ENGINES)
+    device: Literal["cpu", "cuda"] = "cpu"
     if engine == "torch":
-        from bevstack.engine.torch import share_cores
+        from bevstack.engine.torch import need_torch, share_cores
 
         share_cores()
+        need_torch()
+    elif engine == "onnx-cuda":
+        from bevstack.engine.onnx import need_cuda
+
+        need_cuda()
+        device = "cuda"
     sha256 = ""
     if isinstance(model, (str, Path)):
         from .weights import find_weights, load_weights, read_info
@@ -152,20 +160,20 @@ def _open(
             return _open_graph(path, engine, threads, canvas)
         info = read_info(path)
         size = canvas or info.config.canvas
-        if engine == "onnx":
+        if engine != "torch":
             from bevstack.engine.onnx import OnnxEngine
 
-            return info.config, size, OnnxEngine(_graph(info.config, info.sha256, size, path), threads), info.sha256
+            return info.config, size, OnnxEngine(_graph(info.config, info.sha256, size, path), threads, device), info.sha256
         net, sha256 = load_weights(path), info.sha256
     else:
         net = _network(model)
     size = canvas or net.config.canvas
-    if engine == "onnx":
+    if engine != "torch":
         from bevstack.engine.onnx import OnnxEngine
 
         from .export import export_graph
 
-        return net.config, size, OnnxEngine(export_graph(net, size), threads), sha256
+        return net.config, size, OnnxEngine(export_graph(net, size), threads, device), sha256
     from bevstack.engine.torch import TorchEngine
 
     from .graphs import OUTPUTS, DetectGraph, inference_net
@@ -217,9 +225,9 @@ def _open_graph(
 
     from .export import about_graph
 
-    if engine != "onnx":
+    if engine == "torch":
         raise EngineError(f"{path} is an exported graph: it runs with engine onnx, not {engine}")
-    loaded = OnnxEngine(path, threads)
+    loaded = OnnxEngine(path, threads, "cuda" if engine == "onnx-cuda" else "cpu")
     config, size = about_graph(loaded.metadata, str(path))
     if canvas is not None and canvas != size:
         raise EngineError(f"{path} was exported for {size[1]}x{size[0]} pixels, not {canvas[1]}x{canvas[0]}: export it again")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bevstack.engine import HotSwap, SwapEvent
+from bevstack.engine.names import EngineName, engine_name, or_onnx
 from bevstack.errors import CheckpointError, EngineError
 from bevstack.geometry import Boxes2D
 from bevstack.nn.widths import first_rung, split_width
@@ -72,15 +73,20 @@ def available(model: str) -> dict[str, str]:
 def load_detector(model: str, engine: str, threads: int | None = None) -> Detector:
     """The detector of an entry of ``available``.
 
+    ``engine`` may be any of the stack's engines: "tensorrt" and "torch-cuda", which want a fixed number of images, mean the GPU
+    here, that is "onnx-cuda"; and ONNX Runtime on the CPU takes over, with a warning, where the machine lacks what is needed.
+
     Raises:
-        BevstackError: no such weights, a damaged checkpoint, an engine that is not there.
+        BevstackError: no such weights, a damaged checkpoint, an unknown engine.
     """
     from .detector import Detector
 
-    if engine not in ("onnx", "torch"):
-        raise EngineError(f"unknown engine {engine!r}: choose onnx or torch")
     given = DETECTORS[model.removeprefix(RANDOM)] if model.startswith(RANDOM) else model
-    return Detector(given, "torch" if engine == "torch" else "onnx", threads)
+
+    def make(name: EngineName) -> Detector:
+        return Detector(given, "onnx-cuda" if name in ("tensorrt", "torch-cuda") else name, threads)
+
+    return or_onnx(engine_name(engine), make)
 
 
 class DetectorLadder:
@@ -119,6 +125,11 @@ class DetectorLadder:
     def rung(self) -> str:
         """Name of the rung that worked on the last batch."""
         return self._last.rung
+
+    @property
+    def engine(self) -> str:
+        """What runs that rung's network."""
+        return self._last.engine
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bevstack.errors import EngineError
 
 from .api import Tensors, as_arrays
+from .names import EngineMissing
 
 
 class OnnxEngine:
@@ -24,7 +25,7 @@ class OnnxEngine:
 
     Raises:
         EngineError: the file is missing, damaged, or uses operators that this ONNX Runtime does not know; or "cuda" cannot be
-            had.
+            had (EngineMissing).
     """
 
     name = "onnx"
@@ -51,7 +52,7 @@ class OnnxEngine:
             raise EngineError(f"ONNX Runtime cannot load {label}: {_line(error)}; export it again") from error
         self.provider = str(self._session.get_providers()[0]).removesuffix("ExecutionProvider").lower()
         if device == "cuda" and self.provider != "cuda":  # ONNX Runtime only warns, and would run on the CPU
-            raise EngineError("ONNX Runtime cannot start its CUDA provider: check the driver and CUDA, or use engine onnx")
+            raise EngineMissing("ONNX Runtime cannot start its CUDA provider: check the driver and CUDA, or use engine onnx")
         self.inputs = {i.name: (tuple(i.shape), i.type) for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -73,15 +74,26 @@ class OnnxEngine:
         del self._session
 
 
+def need_cuda() -> None:
+    """Says plainly where this ONNX Runtime is built without CUDA.
+
+    Raises:
+        EngineMissing: it is.
+    """
+    import onnxruntime as ort
+
+    _providers("cuda", ort.get_available_providers())
+
+
 def _providers(device: str, available: list[str]) -> list[str]:
     """Execution providers in order of preference.
 
     Raises:
-        EngineError: CUDA is asked for, and this ONNX Runtime is built without it.
+        EngineMissing: CUDA is asked for, and this ONNX Runtime is built without it.
     """
     cuda = "CUDAExecutionProvider"
     if device == "cuda" and cuda not in available:
-        raise EngineError("this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or use engine onnx")
+        raise EngineMissing("this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or use engine onnx")
     return [cuda, "CPUExecutionProvider"] if device != "cpu" and cuda in available else ["CPUExecutionProvider"]
 
 

@@ -20,6 +20,7 @@ from bevstack.errors import EngineError
 
 from .api import Engine, Tensors, as_arrays, cache_dir
 from .files import write_atomically
+from .names import EngineMissing
 from .onnx import OnnxEngine
 
 logger = logging.getLogger("bevstack.engine")
@@ -31,16 +32,16 @@ def tensorrt_module() -> Any:
     """The package tensorrt.
 
     Raises:
-        EngineError: it is missing, older than version 10, or its names are not those that are used here.
+        EngineMissing: it is missing, older than version 10, or its names are not those that are used here.
     """
     try:
         import tensorrt
     except ImportError as error:
-        raise EngineError(f"TensorRT is not installed ({error}): pip install tensorrt, or use engine onnx") from error
+        raise EngineMissing(f"TensorRT is not installed ({error}): pip install tensorrt, or use engine onnx") from error
     version = str(getattr(tensorrt, "__version__", "0"))
     major = version.split(".", maxsplit=1)[0]
     if not major.isdigit() or int(major) < LEAST:
-        raise EngineError(f"TensorRT {version} is too old: version {LEAST} or newer is needed, or use engine onnx")
+        raise EngineMissing(f"TensorRT {version} is too old: version {LEAST} or newer is needed, or use engine onnx")
     needed = {
         "Builder": ("build_serialized_network", "create_network", "create_builder_config"),
         "IExecutionContext": ("execute_async_v3", "set_tensor_address"),
@@ -49,7 +50,7 @@ def tensorrt_module() -> Any:
     for owner, names in needed.items():
         lacking = [name for name in names if not hasattr(getattr(tensorrt, owner, None), name)]
         if lacking:
-            raise EngineError(f"TensorRT {version} has no {owner}.{lacking[0]}: this version is not known; use engine onnx")
+            raise EngineMissing(f"TensorRT {version} has no {owner}.{lacking[0]}: this version is not known; use engine onnx")
     return tensorrt
 
 
@@ -57,9 +58,9 @@ def _cuda() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise EngineError("TensorRT's memory comes from torch, which is missing: pip install 'bevstack[torch]'") from error
+        raise EngineMissing("TensorRT's memory comes from torch, which is missing: pip install 'bevstack[torch]'") from error
     if not torch.cuda.is_available():
-        raise EngineError("no CUDA GPU is available to torch: TensorRT needs one; use engine onnx")
+        raise EngineMissing("no CUDA GPU is available to torch: TensorRT needs one; use engine onnx")
     return torch
 
 
@@ -249,6 +250,17 @@ def _metadata(graph: bytes) -> dict[str, str]:
     import onnx
 
     return {p.key: p.value for p in onnx.load_from_string(graph).metadata_props}
+
+
+def usable() -> bool:
+    """Whether TensorRT and a GPU are there; a warning says what is missing. Asked before a graph is made for it."""
+    try:
+        tensorrt_module()
+        _cuda()
+    except EngineMissing as error:
+        logger.warning("%s; ONNX Runtime takes over", error)
+        return False
+    return True
 
 
 def tensorrt_or_onnx(graph: Path | bytes, threads: int | None = None) -> Engine:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bevstack.errors import EngineError
 
 from .api import Tensors
+from .names import EngineMissing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,18 @@ def share_cores() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def need_torch() -> None:
+    """Says plainly where torch is missing.
+
+    Raises:
+        EngineMissing: it cannot be imported.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise EngineMissing(f"{error.name} is not installed: pip install 'bevstack[torch]'") from error
 
 
 class TorchEngine:

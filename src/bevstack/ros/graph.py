@@ -12,6 +12,7 @@ from typing import Literal
 
 import yaml
 
+from bevstack.engine.names import ENGINES, PRECISIONS
 from bevstack.errors import BevstackError
 
 Value = bool | int | float | str | list[str]
@@ -225,7 +226,8 @@ _COMMON = (
     Argument("camera_info_url", "", "camera calibration files (file:///path/{camera}.yaml) for cameras without camera_info"),
     Argument("rig_file", "", "YAML file with calibration and mounting of cameras that have no camera_info or tf"),
     Argument("model", "", "bundled model or path of a weights file; empty: as in params_file"),
-    Argument("engine", "", "what runs the network: onnx or torch; empty: as in params_file", ("", "onnx", "torch")),
+    Argument("engine", "", "what runs the networks; empty: as in params_file", ("", *ENGINES)),
+    Argument("precision", "", "numbers inside the BEV network; empty: as in params_file", PRECISIONS),
     Argument("bev", "true", "boxes in bird's-eye view", _BOOLEAN),
     Argument("detect", "false", "boxes in the camera images (2D)", _BOOLEAN),
     Argument("detect_model", "", "2D model: bundled or path of a weights file; empty: as in params_file"),
@@ -273,6 +275,7 @@ _BEV = NodeSpec(
         "camera_info_url": Ref("camera_info_url"),
         "model": Ref("model"),
         "engine": Ref("engine"),
+        "precision": Ref("precision"),
         "score_threshold": Ref("score_threshold", "float"),
         "sync": Ref("sync"),
         "output_frame": Ref("output_frame"),

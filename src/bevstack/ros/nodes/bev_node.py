@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bevstack.engine import HotSwap, SwapEvent
+from bevstack.engine.names import ENGINES, PRECISIONS, EngineName, Precision, engine_name, or_onnx, precision_for
 from bevstack.errors import BevstackError
 from bevstack.frames.calibration import load_rig, parse_entry
 from bevstack.frames.decode import image_size
@@ -107,7 +108,8 @@ PARAMETERS: tuple[Spec, ...] = (
         low=0.0,
         high=10.0,
     ),
-    Spec("engine", "onnx", "what runs the network", choices=("onnx", "torch")),
+    Spec("engine", "onnx", "what runs the network; where the machine lacks it, onnx does, with a warning", choices=ENGINES),
+    Spec("precision", "", "numbers inside the network; empty: the engine's own", choices=PRECISIONS),
     Spec("decode_workers", 2, "threads that decode images", low=1, high=32),
     Spec("roll_offset", 0.0, "degrees that the body leans to the right of its calibration", live=True, low=-15.0, high=15.0),
     Spec("pitch_offset", 0.0, "degrees that the nose is lower than its calibration", live=True, low=-15.0, high=15.0),
@@ -135,24 +137,31 @@ PARAMETERS: tuple[Spec, ...] = (
 )
 
 
-def load_model(model: str, engine: str, cameras: Sequence[str] = ()) -> Model:
+def load_model(model: str, engine: str, cameras: Sequence[str] = (), precision: str = "") -> Model:
     """Fast-BEV from bundled weights (a name) or a weights file (a path), for these cameras.
 
-    ``random:fastbev-nano`` has random weights: for measuring a rig or a machine without weights at hand.
+    ``random:fastbev-nano`` has random weights: for measuring a rig or a machine without weights at hand. Where this machine
+    lacks what ``engine`` needs, ONNX Runtime takes over with a warning, in the precision that was asked for if it offers that.
 
     Raises:
-        BevstackError: no such weights, a damaged or foreign checkpoint, an engine that is not there.
+        BevstackError: no such weights, a damaged or foreign checkpoint, a precision that the engine does not offer.
     """
     from bevstack.bev import CAMERA_ORDER, CONFIGS, FastBEV
     from bevstack.bev.ladder import RANDOM, available
 
     # The standard names have their own places in the network; others take theirs in the order of the configuration.
     order = None if set(cameras) <= set(CAMERA_ORDER) else cameras
-    how: Literal["onnx", "torch"] = "torch" if engine == "torch" else "onnx"
+    given: Any = model
     if model.startswith(RANDOM):
         available(model)
-        return FastBEV(CONFIGS[model.removeprefix(RANDOM)], engine=how, cameras=order)
-    return FastBEV(model, engine=how, cameras=order)
+        given = CONFIGS[model.removeprefix(RANDOM)]
+    wanted = engine_name(engine)
+    exactly: Precision = precision_for(wanted, precision) if precision else ""
+
+    def make(name: EngineName) -> FastBEV:
+        return FastBEV(given, name, precision=exactly, cameras=order)
+
+    return or_onnx(wanted, make)
 
 
 def load_ladder(
@@ -160,6 +169,7 @@ def load_ladder(
     engine: str,
     cameras: Sequence[str] = (),
     *,
+    precision: str = "",
     rung: str = "",
     resident: bool = False,
     on_event: Callable[[SwapEvent], None] | None = None,
@@ -176,7 +186,7 @@ def load_ladder(
     first = rung or first_rung(model.removeprefix(RANDOM), sources)
 
     def load(name: str) -> FastBEV:
-        made = load_model(sources[name], engine, cameras)
+        made = load_model(sources[name], engine, cameras, precision)
         assert isinstance(made, FastBEV)
         return made
 
@@ -244,10 +254,15 @@ class BevNode(LifecycleNode):
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         if self._p["build_only"]:
-            self.get_logger().info(f"{self._p['model']} is ready on {self._p['engine']}")
+            self.get_logger().info(f"{self._p['model']} is ready on {self.engine}")
             self._built = True
             return True
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+
+    @property
+    def engine(self) -> str:
+        """What runs the network: the parameter, or what has taken over from it."""
+        return str(getattr(self._model, "engine", self._p["engine"]))
 
     @property
     def exit_now(self) -> bool:
@@ -273,12 +288,17 @@ class BevNode(LifecycleNode):
     def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Load the model, check the configuration, create the publishers."""
         try:
-            self._configure()
+            with until_shutdown(self):  # a signal may come while the model is being loaded
+                self._configure()
         except (BevstackError, OSError, ValueError) as error:
             self._failure = " ".join(str(error).split())
             self.get_logger().error(f"cannot configure: {self._failure}")
             with until_shutdown(self):
                 self._updater.force_update()
+            return TransitionCallbackReturn.FAILURE
+        if not self.context.ok():
+            self._failure = "stopped while it was being configured"
+            self.get_logger().info(self._failure)
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         return TransitionCallbackReturn.SUCCESS
@@ -301,6 +321,7 @@ class BevNode(LifecycleNode):
             p["model"],
             p["engine"],
             self.cameras,
+            precision=p["precision"],
             rung=p["model.rung"],
             resident=p["model.resident"],
             on_event=self._on_swap,
@@ -376,7 +397,7 @@ class BevNode(LifecycleNode):
                 ),
             ]
         self._retry = self.create_timer(0.1, self._tick)
-        self.get_logger().info(f"active: {len(self.cameras)} cameras, {p['model']} on {p['engine']}")
+        self.get_logger().info(f"active: {len(self.cameras)} cameras, {p['model']} on {self.engine}")
         return result
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
@@ -639,7 +660,7 @@ class BevNode(LifecycleNode):
         message = PipelineStatus(
             header=convert.header(stamp, self._p["output_frame"]),
             rung=str(getattr(self._model, "rung", self._p["model"])),
-            engine=self._p["engine"],
+            engine=self.engine,
             instants_in=counts.instants_in,
             instants_out=counts.instants_out,
             instants_dropped=counts.instants_dropped,
@@ -738,7 +759,7 @@ class BevNode(LifecycleNode):
         else:
             stat.summary(DiagnosticStatus.WARN, "inactive" if self._model is not None else "not configured")
         stat.add("model", str(self._p["model"]))
-        stat.add("engine", str(self._p["engine"]))
+        stat.add("engine", self.engine)
         stat.add("rung", str(getattr(self._model, "rung", "")))
         if self.swap is not None:
             state = self.swap.state()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bevstack.engine import HotSwap, SwapEvent
+from bevstack.engine.names import ENGINES
 from bevstack.errors import BevstackError
 from bevstack.frames.calibration import guess_camera
 from bevstack.frames.decode import image_size
@@ -82,7 +83,7 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec("model.resident", False, "rungs stay loaded once they have been: faster swaps, more memory"),
     Spec("model.rate", 1.0, "share of the images that the model works on, evenly spread", live=True, low=0.01, high=1.0),
-    Spec("engine", "onnx", "what runs the network", choices=("onnx", "torch")),
+    Spec("engine", "onnx", "what runs the network; where that cannot be, onnx does, with a warning", choices=ENGINES),
     Spec("threads", 0, "threads of the network; 0: as many as this process may use", low=0, high=256),
     Spec("decode_workers", 1, "threads that decode images", low=1, high=32),
     Spec("score_threshold", 0.3, "boxes below this score are not published", live=True, low=0.0, high=1.0),
@@ -143,10 +144,15 @@ class DetectNode(LifecycleNode):
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         if self._p["build_only"]:
-            self.get_logger().info(f"{self._p['model']} is ready on {self._p['engine']}")
+            self.get_logger().info(f"{self._p['model']} is ready on {self.engine}")
             self._built = True
             return True
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+
+    @property
+    def engine(self) -> str:
+        """What runs the network: the parameter, or what has taken over from it."""
+        return str(getattr(self._model, "engine", self._p["engine"]))
 
     @property
     def exit_now(self) -> bool:
@@ -172,12 +178,17 @@ class DetectNode(LifecycleNode):
     def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Load the model, check the configuration, create the publishers."""
         try:
-            self._configure()
+            with until_shutdown(self):  # a signal may come while the model is being loaded
+                self._configure()
         except (BevstackError, OSError, ValueError) as error:
             self._failure = " ".join(str(error).split())
             self.get_logger().error(f"cannot configure: {self._failure}")
             with until_shutdown(self):
                 self._updater.force_update()
+            return TransitionCallbackReturn.FAILURE
+        if not self.context.ok():
+            self._failure = "stopped while it was being configured"
+            self.get_logger().info(self._failure)
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         return TransitionCallbackReturn.SUCCESS
@@ -258,7 +269,7 @@ class DetectNode(LifecycleNode):
                 )
             )
         self._retry = self.create_timer(0.1, self._tick)
-        self.get_logger().info(f"active: {len(self.cameras)} cameras, {p['model']} on {p['engine']}")
+        self.get_logger().info(f"active: {len(self.cameras)} cameras, {p['model']} on {self.engine}")
         return result
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
@@ -436,7 +447,7 @@ class DetectNode(LifecycleNode):
             PipelineStatus(
                 header=convert.header(stamp, ""),
                 rung=str(getattr(self._model, "rung", self._p["model"])),
-                engine=self._p["engine"],
+                engine=self.engine,
                 instants_in=counts.images_in,
                 instants_out=counts.images_out,
                 instants_dropped=counts.images_dropped,
@@ -502,7 +513,7 @@ class DetectNode(LifecycleNode):
         else:
             stat.summary(DiagnosticStatus.WARN, "inactive" if self._model is not None else "not configured")
         stat.add("model", str(self._p["model"]))
-        stat.add("engine", str(self._p["engine"]))
+        stat.add("engine", self.engine)
         stat.add("rung", str(getattr(self._model, "rung", "")))
         if self.swap is not None:
             state = self.swap.state()

@@ -167,14 +167,19 @@ class StreamNode(LifecycleNode):
         try:
             if not self.cameras or len(set(self.cameras)) != len(self.cameras):
                 raise ParameterValueError(f"parameter cameras is {list(self.cameras)}: name one or more different cameras")
-            self.open()
-            self._status = self.out(CodecStatus, "~/status")
+            with until_shutdown(self):  # a signal may come while the model is being loaded
+                self.open()
+                self._status = self.out(CodecStatus, "~/status")
         except (BevstackError, OSError, ValueError) as error:
             self._failure = " ".join(str(error).split())
             self.get_logger().error(f"cannot configure: {self._failure}")
             self._drop_publishers()
             with until_shutdown(self):
                 self._updater.force_update()
+            return TransitionCallbackReturn.FAILURE
+        if not self.context.ok():
+            self._failure = "stopped while it was being configured"
+            self.get_logger().info(self._failure)
             return TransitionCallbackReturn.FAILURE
         self._failure, self._opened = "", True
         return TransitionCallbackReturn.SUCCESS
