@@ -17,7 +17,7 @@ from bevstack.codec.config import CODECS, CodecConfig, HyperConfig, MeanConfig, 
 from bevstack.codec.model import CodecNet
 from bevstack.codec.transform import strided
 from bevstack.codec.weights import load_weights
-from bevstack.learn.codec.crops import CropStream, find_images, read_rgb
+from bevstack.learn.codec.crops import CropStream, find_images, read_rgb, recolour
 from bevstack.learn.codec.soap import Soap
 from bevstack.learn.codec.train import CodecTrainOptions, Trainer, parameter_groups, train_codec
 from bevstack.learn.train import TrainingError
@@ -161,3 +161,23 @@ def test_a_folder_in_use_and_a_missing_budget_are_refused(pictures: Path, tmp_pa
         train_codec(options(tmp_path, pictures), report=lambda _: None)
     with pytest.raises(TrainingError, match="budget"):
         train_codec(options(tmp_path / "new", pictures, minutes=1.0), report=lambda _: None)
+
+
+def test_other_colours_leave_grey_alone_and_brightness_nearly() -> None:
+    random = np.random.default_rng(0)
+    grey = np.repeat(random.integers(0, 256, (8, 8, 1), np.uint8), 3, 2)
+    assert np.array_equal(recolour(grey, 2.5, 1.0), grey)
+    crop = random.integers(90, 160, (16, 16, 3)).astype(np.uint8)  # far from both ends: nothing is clipped
+    luma = np.array([0.299, 0.587, 0.114])
+    changed = recolour(crop, 1.5, 0.8)
+    assert np.abs(changed @ luma - crop @ luma).max() < 1.0
+    assert np.array_equal(recolour(crop, 1.0, 0.0), crop)
+    assert (changed.max(2) - changed.min(2)).mean() > 1.2 * (crop.max(2).astype(int) - crop.min(2)).mean()
+
+
+def test_crops_of_other_colours_depend_on_the_step_alone(pictures: Path) -> None:
+    images = [read_rgb(p) for p in find_images([pictures])]
+    plain, coloured = CropStream(images, 64, 6, 3, (1.0,)), CropStream(images, 64, 6, 3, (1.0,), colour=0.5)
+    assert np.array_equal(coloured(5), coloured(5))
+    same = [np.array_equal(a, b) for a, b in zip(plain(5), coloured(5))]
+    assert any(same) and not all(same)

@@ -77,24 +77,44 @@ def _energy(image: Image, cell: int = 32) -> NDArray[np.float32]:
     return result
 
 
+# Luma, blue and red difference of BT.601, whose first row alone sees grey.
+_FROM_RGB = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+
+
+def recolour(crop: Image, saturation: float, turn: float) -> Image:
+    """Chroma times ``saturation``, its hue turned by ``turn`` radians; grey stays as it is. (H, W, 3) RGB."""
+    c, s = saturation * np.cos(turn), saturation * np.sin(turn)
+    change = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+    matrix = (np.linalg.inv(_FROM_RGB) @ change @ _FROM_RGB).astype(np.float32)
+    return np.asarray((crop.astype(np.float32) @ matrix.T + 0.5).clip(0.0, 255.0), np.uint8)
+
+
 class CropStream:
     """Batches of random crops, a pure function of the step number.
 
     An image is drawn in proportion to its area times the root of its mean gradient energy; inside it the best of a few random
-    places is drawn likewise, so that sky, sand and fog do not dominate. Crops are mirrored at random.
+    places is drawn likewise, so that sky, sand and fog do not dominate. Crops are mirrored at random. A share of them gets other
+    colours: landscapes hold few saturated ones, and a codec that has not seen them spends too much on them.
 
     Args:
         images: (H, W, 3) uint8 each.
         crop: side in pixels; images that are smaller at a scale are left out at that scale.
         scales: sizes that every image is offered at, in (0, 1].
+        colour: share of crops with another saturation (0.5 to 2.5 times) and hue.
     """
 
     def __init__(
-        self, images: Sequence[Image], crop: int = 256, batch: int = 8, seed: int = 0, scales: Sequence[float] = (1.0, 0.7, 0.5)
+        self,
+        images: Sequence[Image],
+        crop: int = 256,
+        batch: int = 8,
+        seed: int = 0,
+        scales: Sequence[float] = (1.0, 0.7, 0.5),
+        colour: float = 0.0,
     ) -> None:
         import cv2
 
-        self.crop, self.batch, self.seed = crop, batch, seed
+        self.crop, self.batch, self.seed, self.colour = crop, batch, seed, colour
         self.images: list[Image] = []
         for image in images:
             for scale in scales:
@@ -125,4 +145,11 @@ class CropStream:
             _, y, x = tries[int(random.choice(3, p=chances / chances.sum()))]
             crop = image[y : y + self.crop, x : x + self.crop]
             rows.append(crop[:, ::-1] if random.random() < 0.5 else crop)
+        if self.colour > 0.0:
+            random = np.random.default_rng((self.seed, step, 1))
+            for number, crop in enumerate(rows):
+                if random.random() < self.colour:
+                    spread = 0.3 if random.random() < 0.7 else np.pi
+                    saturation = float(np.exp(random.uniform(np.log(0.5), np.log(2.5))))
+                    rows[number] = recolour(crop, saturation, float(random.uniform(-spread, spread)))
         return np.stack(rows)

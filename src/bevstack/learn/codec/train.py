@@ -47,6 +47,7 @@ class CodecTrainOptions:
         sparsity: weight of the mean absolute gained latent, faded out over the last tenth of the budget.
         visibility: share of steps in which random patches of the latent's residual are lost.
         regions: share of steps with a random rate plane instead of one rate per image.
+        colour: share of crops whose saturation and hue are changed.
         hold_out: every n-th image validates.
         init: weights file to start from.
         optimizer: "soap" or "adam".
@@ -65,6 +66,7 @@ class CodecTrainOptions:
     batch: int = 8
     crop: int = 256
     scales: tuple[float, ...] = (1.0, 0.7, 0.5)
+    colour: float = 0.5
     optimizer: Literal["soap", "adam"] = "soap"
     learning_rate: float = 1e-3
     flat: float = 0.3
@@ -338,7 +340,7 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     held = split(find_images(options.images, options.exclude), options.hold_out)
-    crops = CropStream([read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales)
+    crops = CropStream([read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour)
     trainer = Trainer(options, crops)
     _prepare_folder(options, trainer)
     validation = Validation([read_rgb(p) for p in held.held_out])
