@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,32 @@ def test_parameters_are_documented(specs: Any) -> None:
     names = [spec.name for spec in specs]
     assert len(names) == len(set(names))
     assert all(spec.description and not spec.description.endswith(".") for spec in specs)
+
+
+def test_streams_are_let_out_at_one_offset(bench: Bench) -> None:
+    """Frames that were fast to code are published as late after capture as slow ones, in order, and none is lost."""
+    times = iter([0.0, 0.1, 0.0, 0.15])
+
+    class Uneven(StandIn):
+        def encode(self, *args: Any, **values: Any) -> Any:
+            time.sleep(next(times, 0.0))
+            return super().encode(*args, **values)
+
+    said = Ears(bench, "encoder_node")
+    streams = heard(bench, CompressedImage, "left/image_raw/vtc1")
+    node = start(bench, encoder(Uneven(), release_after=0.4))
+    for k in range(1, 5):
+        send(bench, "left", k)
+        until(lambda k=k: len(said.statuses) == k, "the frame's status")  # type: ignore[misc]
+    late = sorted(s.latency_ms for s in said.statuses)
+    assert late[0] >= 399, late
+    assert late[2] < 1.15 * late[1], late
+    assert all(s.stage_ms[list(s.stages).index("total")] < 390 for s in said.statuses), "waiting is no work"
+    assert node.set_parameters([Parameter("release_after", value=9.0)])[0].successful
+    send(bench, "left", 5)
+    until(lambda: node._held_back is not None and node._held_back.waiting, "a stream that waits")
+    assert not node.idle
+    assert len(streams) == 4
+    node.trigger_deactivate()
+    until(lambda: len(streams) == 5, "the last stream")
+    assert [convert.stamp_to_ns(s.header.stamp) for s in streams] == [k * PERIOD for k in range(1, 6)]

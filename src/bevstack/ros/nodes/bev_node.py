@@ -54,7 +54,7 @@ from .draw import draw_boxes
 from .main import run_node, until_shutdown
 from .parameters import Parameters, ParameterValueError, Spec
 from .pipeline import Model, Pipeline, Result
-from .release import Release
+from .release import RELEASE_AFTER, Release
 from .rig import Rig
 from .topics import info_topic, sensor_qos
 from .worker import NewestWins
@@ -99,15 +99,7 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec("model.resident", False, "rungs stay loaded once they have been: faster swaps, more memory"),
     Spec("model.rate", 1.0, "share of the instants that the model works on, evenly spread", live=True, low=0.01, high=1.0),
-    Spec(
-        "release_after",
-        0.0,
-        "seconds after exposure at which results are published, those of fast models no earlier than those of slow ones; "
-        "0: when they are there",
-        live=True,
-        low=0.0,
-        high=10.0,
-    ),
+    RELEASE_AFTER,
     Spec("engine", "onnx", "what runs the network; where the machine lacks it, onnx does, with a warning", choices=ENGINES),
     Spec("precision", "", "numbers inside the network; empty: the engine's own", choices=PRECISIONS),
     Spec("decode_workers", 2, "threads that decode images", low=1, high=32),

@@ -48,6 +48,7 @@ from .detect_pipeline import BatchResult, DetectPipeline, Images2D, Seen
 from .draw2d import draw_boxes2d
 from .main import run_node, until_shutdown
 from .parameters import Parameters, ParameterValueError, Spec
+from .release import RELEASE_AFTER, Release
 from .topics import optical_frame, sensor_qos
 from .worker import NewestWins
 
@@ -83,6 +84,7 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec("model.resident", False, "rungs stay loaded once they have been: faster swaps, more memory"),
     Spec("model.rate", 1.0, "share of the images that the model works on, evenly spread", live=True, low=0.01, high=1.0),
+    RELEASE_AFTER,
     Spec("engine", "onnx", "what runs the network; where that cannot be, onnx does, with a warning", choices=ENGINES),
     Spec("threads", 0, "threads of the network; 0: as many as this process may use", low=0, high=256),
     Spec("decode_workers", 1, "threads that decode images", low=1, high=32),
@@ -112,6 +114,7 @@ class DetectNode(LifecycleNode):
         self._model: Images2D | None = None
         self._pipeline: DetectPipeline | None = None
         self._drawer: NewestWins[tuple[Seen, ...]] | None = None
+        self._held_back: Release[Seen | BatchResult] | None = None
         self._subscriptions_made: list[Any] = []
         self._active = False
         self._failure = ""
@@ -119,6 +122,7 @@ class DetectNode(LifecycleNode):
         self._troubles: deque[tuple[float, str]] = deque(maxlen=16)
         self._done: dict[str, deque[float]] = {}
         self._latency_ms = 0.0
+        self._batch_latency_ms = self._publishing_ms = 0.0  # of the images of a batch that were published so far
         self._stages: Mapping[str, float] = {}
         self._answered = 0  # newest stamp that a status message was about
         self._frames: dict[str, str] = {}
@@ -166,9 +170,9 @@ class DetectNode(LifecycleNode):
 
     @property
     def idle(self) -> bool:
-        """No image is being worked on or waits."""
+        """No image is being worked on or waits, and no boxes wait for their time."""
         pipeline = self._pipeline
-        return pipeline is None or pipeline.idle
+        return (pipeline is None or pipeline.idle) and not self._holds
 
     @property
     def failure(self) -> str:
@@ -245,6 +249,7 @@ class DetectNode(LifecycleNode):
         p = self._p
         result = super().on_activate(state)
         self._drawer = NewestWins("debug images 2D", self._draw)
+        self._held_back = Release(self._let_out)
         self._done = {name: deque(maxlen=20) for name in self.cameras}
         self._pipeline = DetectPipeline(
             self._model,
@@ -309,6 +314,9 @@ class DetectNode(LifecycleNode):
         drawer, self._drawer = self._drawer, None
         if pipeline is not None and not pipeline.close():
             self.get_logger().warning("the model is still busy with its last batch")
+        held_back, self._held_back = self._held_back, None
+        if held_back is not None and not held_back.close():
+            self.get_logger().warning("the last boxes are still being published")
         if drawer is not None:
             drawer.close()
 
@@ -363,7 +371,7 @@ class DetectNode(LifecycleNode):
         """Ten times a second: what the ladder runs, and an answer to images that came to nothing (damaged, left out)."""
         self._tell_rung()
         pipeline = self._pipeline
-        if pipeline is None or not pipeline.idle:
+        if pipeline is None or not pipeline.idle or self._holds:
             return
         newest = pipeline.answered()
         if newest != self._answered:
@@ -397,7 +405,7 @@ class DetectNode(LifecycleNode):
             pipeline.lost(name, convert.stamp_to_ns(message.header.stamp), reason)
             return
         # Left out on purpose: whoever waits for an answer (lockstep) gets one all the same.
-        if not pipeline.submit(frame) and (answered := pipeline.answered()) > self._answered:
+        if not pipeline.submit(frame) and not self._holds and (answered := pipeline.answered()) > self._answered:
             self._publish_status(answered, {}, "", 0.0)
 
     def _camera(self, name: str, size: tuple[int, int]) -> Camera:
@@ -409,27 +417,52 @@ class DetectNode(LifecycleNode):
 
     # --- outputs ------------------------------------------------------------------------------------------------------------
 
-    def _on_result(self, result: BatchResult) -> None:
-        with until_shutdown(self):
-            self._publish(result)
+    @property
+    def _holds(self) -> bool:
+        """Boxes wait for the time at which they are let out."""
+        held_back = self._held_back
+        return held_back is not None and held_back.waiting
 
-    def _publish(self, result: BatchResult) -> None:
-        """On the model's thread: everything about one batch."""
+    def _on_result(self, result: BatchResult) -> None:
+        """On the model's thread, which goes on with the next batch while boxes wait, each image's for its own time."""
+        held_back, offset = self._held_back, self._p["release_after"]
+        if held_back is None or not (offset or held_back.waiting):
+            for seen in result.seen:
+                self._let_out(seen)
+            self._let_out(result)
+            return
+        now = due = time.monotonic()
+        for seen in sorted(result.seen, key=lambda seen: seen.frame.stamp):
+            due = now + offset - self._latency(seen, now) / 1e3
+            held_back.put(due, seen)
+        held_back.put(due, result)
+
+    def _let_out(self, item: Seen | BatchResult) -> None:
+        """On the model's thread, or on that of ``release_after``: one image's boxes; after those of a batch, its status."""
+        with until_shutdown(self):
+            if isinstance(item, Seen):
+                self._publish(item)
+            else:
+                self._finish(item)
+
+    def _publish(self, seen: Seen) -> None:
+        name = seen.frame.camera.name
+        frame_id = self._frames.get(name, optical_frame(name))
         started = time.monotonic()
-        shown = []
-        for seen in result.seen:
-            name, boxes = seen.frame.camera.name, self._wanted(seen.boxes)
-            frame_id = self._frames.get(name, optical_frame(name))
-            self._detections[name].publish(detections_from_boxes2d(boxes, seen.frame.stamp, frame_id))
-            self._done[name].append(time.monotonic())
-            shown.append(Seen(seen.frame, boxes, seen.arrived))
-        if shown and self._drawer is not None and self._debug_wanted():
-            self._drawer.put(tuple(shown))
+        self._detections[name].publish(detections_from_boxes2d(self._wanted(seen.boxes), seen.frame.stamp, frame_id))
         now = time.monotonic()
-        self._stages = {**result.stages, "publish": (now - started) * 1e3}
+        self._done[name].append(now)
+        self._publishing_ms += (now - started) * 1e3
+        self._batch_latency_ms = max(self._batch_latency_ms, self._latency(seen, now))
+
+    def _finish(self, result: BatchResult) -> None:
+        if result.seen and self._drawer is not None and self._debug_wanted():
+            self._drawer.put(tuple(Seen(s.frame, self._wanted(s.boxes), s.arrived) for s in result.seen))
+        self._stages = {**result.stages, "publish": self._publishing_ms}
+        latency, self._batch_latency_ms, self._publishing_ms = self._batch_latency_ms, 0.0, 0.0
         if result.seen:
-            self._latency_ms = max(self._latency(s, now) for s in result.seen)
-        self._publish_status(result.answered, self._stages, result.reason, self._latency_ms if result.seen else 0.0)
+            self._latency_ms = latency
+        self._publish_status(result.answered, self._stages, result.reason, latency)
 
     def _wanted(self, boxes: Boxes2D) -> Boxes2D:
         boxes = boxes[boxes.score >= self._p["score_threshold"]]

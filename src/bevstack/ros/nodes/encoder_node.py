@@ -28,6 +28,7 @@ from .bev_node import NUSCENES_CAMERAS
 from .main import run_node
 from .parameters import ParameterValueError, Spec
 from .regions import Regions, region_weights
+from .release import RELEASE_AFTER
 from .stream_node import STREAM_PARAMETERS, Done, FrameLostError, StreamNode
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("tile", 0, "side of independent tiles, a multiple of 64 pixels; 0: one tile", live=True, low=0, high=16320),
     Spec("max_rate", 0.0, "frames per second of each camera; 0: all that come", live=True, low=0.0, high=1000.0),
     Spec("model.rate", 1.0, "share of the frames of each camera that are coded, evenly spread", live=True, low=0.01, high=1.0),
+    RELEASE_AFTER,
     Spec(
         "regions_topic_template",
         "",
@@ -209,6 +211,11 @@ class EncoderNode(StreamNode):
 
     # --- frames -------------------------------------------------------------------------------------------------------------
 
+    @property
+    def release_after(self) -> float:
+        """See ``StreamNode``."""
+        return float(self._p["release_after"])
+
     def inputs(self, camera: str) -> tuple[Any, str]:
         """The camera's image topic."""
         base = self._p["image_topic_template"].format(camera=camera)
@@ -236,7 +243,7 @@ class EncoderNode(StreamNode):
         return True
 
     def work(self, camera: str, message: Message) -> Done:
-        """Decode the image, code it, publish the stream."""
+        """Decode the image, code it."""
         from bevstack.codec.bitstream import Capture
         from bevstack.codec.metrics import psnr
 
@@ -265,9 +272,10 @@ class EncoderNode(StreamNode):
         quality = float("nan")
         if self._p["measure"]:
             quality = psnr(rgb, codec.decode(made.data).rgb)
-        self._outputs[camera].publish(convert.compressed_from_bytes(made.data, stamp, message.header.frame_id))
+        stream = convert.compressed_from_bytes(made.data, stamp, message.header.frame_id)
         stages["total"] = (time.perf_counter() - started) * 1e3
-        return Done(self._swap.rung, made.width, made.height, len(made.data), made.rate, stages, psnr=quality)
+        send = partial(self._outputs[camera].publish, stream)
+        return Done(self._swap.rung, made.width, made.height, len(made.data), made.rate, stages, psnr=quality, send=send)
 
     def _weights(self, camera: str, stamp: int, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         p = self._p

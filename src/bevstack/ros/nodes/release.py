@@ -8,6 +8,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .parameters import Spec
+
+RELEASE_AFTER = Spec(
+    "release_after",
+    0.0,
+    "seconds after exposure at which results are published, those of fast models no earlier than those of slow ones; "
+    "0: when they are there",
+    live=True,
+    low=0.0,
+    high=10.0,
+)
+
 Item = TypeVar("Item")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from bevstack.ros.runtime import LifecycleNode, QoSProfile, State, TransitionCal
 
 from .main import until_shutdown
 from .parameters import Parameters, ParameterValueError, Spec
+from .release import Release
 from .topics import sensor_qos
 from .worker import NewestOfEach
 
@@ -55,6 +56,7 @@ class Done:
     psnr: float = float("nan")
     damaged: int = 0
     reason: str = ""
+    send: Callable[[], None] | None = None  # publishes it, where ``work`` has not done so: ``release_after`` may hold it back
 
 
 @dataclass
@@ -91,6 +93,7 @@ class StreamNode(LifecycleNode):
         self._subscriptions_made: list[Any] = []
         self._publishers_made: list[Any] = []
         self._worker: NewestOfEach[_Item] | None = None
+        self._held_back: Release[tuple[str, _Item, Done]] | None = None
         self._counts: dict[str, _Count] = {}
         self._failure = ""
         self._opened = False
@@ -124,8 +127,17 @@ class StreamNode(LifecycleNode):
         """False leaves the frame out, uncounted as a loss of quality (nobody listens, or there are too many)."""
         return True
 
+    @property
+    def release_after(self) -> float:
+        """Seconds after exposure at which frames are published; 0: when they are ready."""
+        return 0.0
+
     def work(self, camera: str, message: Message) -> Done | None:
-        """On the worker: turn the message into another and publish it; None if nobody is to know. Raises BevstackError."""
+        """On the worker: turn the message into another and publish it, or say how (``Done.send``); None if nobody is to know.
+
+        Raises:
+            BevstackError: this one is lost.
+        """
         raise NotImplementedError
 
     def changed(self, values: Mapping[str, Any]) -> None:
@@ -154,8 +166,8 @@ class StreamNode(LifecycleNode):
     @property
     def idle(self) -> bool:
         """No frame is being worked on or waits."""
-        worker = self._worker
-        return worker is None or not worker.busy
+        worker, held_back = self._worker, self._held_back
+        return (worker is None or not worker.busy) and (held_back is None or not held_back.waiting)
 
     @property
     def failure(self) -> str:
@@ -188,6 +200,7 @@ class StreamNode(LifecycleNode):
         """Start the worker and subscribe."""
         result = super().on_activate(state)
         self._counts = {name: _Count() for name in self.cameras}
+        self._held_back = Release(self._let_out)
         self._worker = NewestOfEach(self._direction, self._run)
         qos = sensor_qos(self._p["image_reliability"], self._p["image_depth"])
         for name in self.cameras:
@@ -239,6 +252,9 @@ class StreamNode(LifecycleNode):
         worker, self._worker = self._worker, None
         if worker is not None and not worker.close():
             self.get_logger().warning("the model is still busy with its last frame")
+        held_back, self._held_back = self._held_back, None
+        if held_back is not None and not held_back.close():
+            self.get_logger().warning("the last frames are still being published")
 
     # --- frames -------------------------------------------------------------------------------------------------------------
 
@@ -257,6 +273,7 @@ class StreamNode(LifecycleNode):
     def _run(self, name: str, item: _Item) -> None:
         """On the worker: one frame, whatever becomes of it."""
         count = self._counts[name]
+        done: Done | None = None
         try:
             with until_shutdown(self):
                 done = self.work(name, item.message)
@@ -268,11 +285,26 @@ class StreamNode(LifecycleNode):
             if done is None:
                 count.dropped += 1
                 return
-            count.published += 1
-            count.sizes.append((time.monotonic(), done.bytes, 8.0 * done.bytes / max(1, done.width * done.height)))
             if done.reason:
                 self._note(name, done.reason)
+        held_back, offset = self._held_back, self.release_after
+        if held_back is None or not (offset or held_back.waiting):
+            self._let_out((name, item, done))
+            return
+        now = time.monotonic()
+        age = self._latency(convert.stamp_to_ns(item.message.header.stamp), item.arrived) / 1e3
+        held_back.put(now + offset - age, (name, item, done))
+
+    def _let_out(self, finished: tuple[str, _Item, Done]) -> None:
+        """On the worker, or on the thread of ``release_after``: publish a frame, and tell what became of it."""
+        name, item, done = finished
+        count = self._counts[name]
         with until_shutdown(self):
+            if done.send is not None:
+                done.send()
+            if done.bytes:
+                count.published += 1
+                count.sizes.append((time.monotonic(), done.bytes, 8.0 * done.bytes / max(1, done.width * done.height)))
             self._tell(name, item, done)
 
     def _lost(self, name: str, reason: str) -> Done:
