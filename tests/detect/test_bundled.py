@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from bevstack.detect import DETECTORS, Detector
-from bevstack.detect.ladder import available
+from bevstack.detect.ladder import available, load_ladder
 from bevstack.detect.weights import find_weights, load_weights, read_info
 from bevstack.errors import CheckpointError
 from bevstack.frames.sim import SimulatedDrive
@@ -34,6 +36,27 @@ def test_file_and_card_agree() -> None:
     assert info.sha256 in card.read_text(encoding="utf-8")
     assert set(info.card) >= {"data", "metrics", "steps"}
     assert NAME in available(NAME)
+
+
+def test_the_ladder_goes_down_into_the_widths() -> None:
+    """Narrower networks of another file are rungs below: the boxes are of the same classes."""
+    try:
+        find_weights("giraffedet-slim@0.5")
+    except CheckpointError as error:
+        pytest.skip(f"no bundled widths here: {error}")
+    assert list(available(NAME)) == ["giraffedet-slim@0.5", "giraffedet-slim@0.75", "giraffedet-slim@1.0", NAME]
+    ladder = load_ladder(NAME, "onnx", threads=1)
+    image = np.zeros((90, 160, 3), np.uint8)
+    try:
+        assert ladder.rung == NAME
+        ladder.swap.request("giraffedet-slim@0.5")
+        until = time.monotonic() + 60.0
+        while ladder.rung == NAME and time.monotonic() < until:
+            assert len(ladder([image])) == 1
+        assert ladder.rung == "giraffedet-slim@0.5"
+        assert ladder.classes == DETECTORS[NAME].classes
+    finally:
+        ladder.close()
 
 
 def test_finds_what_is_there() -> None:

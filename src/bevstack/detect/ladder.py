@@ -23,26 +23,22 @@ RANDOM = "random:"
 
 
 def family(name: str) -> tuple[str, ...]:
-    """Names of all rungs with the classes of rung ``name``, smallest first: they can stand in for each other. Widths of one
-    network are a family of their own."""
-    kind = _kind(DETECTORS[name])
-    return tuple(sorted((n for n, c in DETECTORS.items() if _kind(c) == kind), key=lambda n: _size(DETECTORS[n])))
+    """Names of all rungs with the classes of rung ``name``, smallest first: they can stand in for each other, since a detector
+    keeps nothing from one image to the next. Widths of one network are rungs as any others."""
+    classes = DETECTORS[name].classes
+    return tuple(sorted((n for n, c in DETECTORS.items() if c.classes == classes), key=lambda n: _size(DETECTORS[n])))
 
 
-def _kind(config: GiraffeDetConfig) -> tuple[object, ...]:
-    base, width = split_width(config.name)
-    return config.classes, base if width is not None else ""
-
-
-def _size(config: GiraffeDetConfig) -> tuple[int, int, int]:
-    return config.depth, config.canvas[0] * config.canvas[1], config.inner
+def _size(config: GiraffeDetConfig) -> tuple[int, int, int, bool]:
+    # Of two as large as each other the one that was trained for this size alone is the better one.
+    return config.depth, config.canvas[0] * config.canvas[1], config.inner, split_width(config.name)[1] is None
 
 
 def available(model: str) -> dict[str, str]:
     """The rungs of ``model``'s family that can be loaded here, smallest first: rung name to what loads it.
 
     ``model``: name of bundled weights, ``random:`` and a name (untrained: for measuring a machine), or the path of a file: a
-    ladder of one, or of the widths in it.
+    ladder of one. A file of several widths, by name or path, is a ladder of its widths.
 
     Raises:
         CheckpointError: ``model`` itself is not there.

@@ -379,6 +379,8 @@ def test_ladder_files(tmp_path: Path) -> None:
     built_in = read_ladders()
     assert built_in[0].node == "bev_node"
     assert built_in[0].info.smallest.name == "fastbev-micro"
+    assert built_in[1].info.names == ("giraffedet-nano", "giraffedet-slim@0.75", "giraffedet-slim@0.5")
+    assert min(built_in[2].info.rates) < 1.0, "one rung, but not one lever"
     path = tmp_path / "ladders.yaml"
     path.write_text(
         "ladders:\n  - {model: a, node: n, unit: gpu, floor: y, status: stack_msgs/msg/CodecStatus,\n"
