@@ -16,7 +16,14 @@ def tiny_config(**changes: object) -> CodecConfig:
         name="codec-tiny",
         latent=48,
         transform=TransformConfig(
-            channels=24, encoder_inner=12, decoder_inner=12, encoder_blocks=1, decoder_blocks=2, latent_inner=12
+            channels=24,
+            encoder_inner=12,
+            decoder_inner=12,
+            encoder_blocks=1,
+            decoder_blocks=2,
+            latent_inner=12,
+            encoder_latent_blocks=1,
+            decoder_latent_blocks=2,
         ),
         hyper=HyperConfig(channels=8, width=16, scale_width=16),
         mean=MeanConfig(features=16, hidden=24, context=8),

@@ -41,11 +41,11 @@ class TransformConfig:
     channels: int = 96
     encoder_inner: int = 64
     decoder_inner: int = 96
-    encoder_blocks: int = 2
-    decoder_blocks: int = 4
+    encoder_blocks: int = 3
+    decoder_blocks: int = 6
     latent_inner: int = 96
-    encoder_latent_blocks: int = 1
-    decoder_latent_blocks: int = 2
+    encoder_latent_blocks: int = 2
+    decoder_latent_blocks: int = 4
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,14 @@ TINY: CodecConfig = replace(
     name="codec-tiny",
     latent=32,
     transform=TransformConfig(
-        channels=24, encoder_inner=12, decoder_inner=12, encoder_blocks=1, decoder_blocks=2, latent_inner=12
+        channels=24,
+        encoder_inner=12,
+        decoder_inner=12,
+        encoder_blocks=1,
+        decoder_blocks=2,
+        latent_inner=12,
+        encoder_latent_blocks=1,
+        decoder_latent_blocks=2,
     ),
     hyper=HyperConfig(channels=8, width=16, scale_width=16),
     mean=MeanConfig(features=16, hidden=24, context=8),
@@ -54,7 +61,7 @@ def options(folder: Path, images: Path, **changes: object) -> CodecTrainOptions:
     base = CodecTrainOptions(
         output=folder, images=(images,), config=TINY, steps=12, batch=2, crop=64, scales=(1.0,), latent_steps=4, latent_batch=2
     )
-    return replace(base, warmup=2, hold_out=0, log_every=4, threads=1, **changes)  # type: ignore[arg-type]
+    return replace(base, warmup=2, hold_out=0, log_every=4, threads=1, colour=0.0, **changes)  # type: ignore[arg-type]
 
 
 def distance(make: object, turned: bool, steps: int = 40) -> float:

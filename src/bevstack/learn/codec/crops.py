@@ -93,8 +93,8 @@ class CropStream:
     """Batches of random crops, a pure function of the step number.
 
     An image is drawn in proportion to its area times the root of its mean gradient energy; inside it the best of a few random
-    places is drawn likewise, so that sky, sand and fog do not dominate. Crops are mirrored at random. A share of them gets other
-    colours: landscapes hold few saturated ones, and a codec that has not seen them spends too much on them.
+    places is drawn likewise, so that sky, sand and fog do not dominate. Crops are mirrored at random. A share of them gets
+    other colours: landscapes hold few saturated ones, and a codec that has not seen them spends too much on them.
 
     Args:
         images: (H, W, 3) uint8 each.

@@ -11,13 +11,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bevstack.codec.config import CODECS, HYPER_STRIDE, STRIDE, CodecConfig
@@ -340,7 +341,9 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     held = split(find_images(options.images, options.exclude), options.hold_out)
-    crops = CropStream([read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour)
+    crops = CropStream(
+        [read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour
+    )
     trainer = Trainer(options, crops)
     _prepare_folder(options, trainer)
     validation = Validation([read_rgb(p) for p in held.held_out])
@@ -377,13 +380,26 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
             trainer.save(checkpoint)
             saved = time.monotonic()
     trainer.save(checkpoint)
-    return write_weights(trainer, options.output / "weights.safetensors")
+    return write_weights(trainer, options.output / "weights.safetensors", crops.images)
 
 
-def write_weights(trainer: Trainer, path: Path) -> Path:
-    """The averaged weights as a weights file of ``bevstack.codec.weights``."""
+def write_weights(trainer: Trainer, path: Path, images: Sequence[NDArray[np.uint8]] = ()) -> Path:
+    """The averaged weights as a weights file of ``bevstack.codec.weights``, with what rate control should expect.
+
+    Args:
+        images: some of the photographs, to measure that on; at most ten are used.
+    """
+    from bevstack.codec.codec import ImageCodec
+    from bevstack.codec.control import calibrate
     from bevstack.codec.weights import save_weights
 
-    card = {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"}
-    save_weights(path, trainer.averaged_net(), card)
+    net = trainer.averaged_net()
+    card: dict[str, Any] = {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"}
+    save_weights(path, net, card)
+    if images:
+        chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(10, len(images))).astype(int)]
+        codec = ImageCodec(path)
+        usual = calibrate(codec, chosen)
+        codec.close()
+        save_weights(path, net, card | usual)
     return path
