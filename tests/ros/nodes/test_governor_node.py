@@ -49,9 +49,9 @@ class Sysfs:
 class Worker(Node):
     """Stands in for a perception node: takes ``model.rung`` at once and reports it ten times a second."""
 
-    def __init__(self, name: str, refuses: str = "", stuck: bool = False, namespace: str = "") -> None:
+    def __init__(self, name: str, refuses: str = "", stuck: bool = False, namespace: str = "", loading: float = 0.0) -> None:
         super().__init__(name, namespace=namespace)
-        self.refuses, self.stuck, self.busy = refuses, stuck, 20.0
+        self.refuses, self.stuck, self.loading, self.busy = refuses, stuck, loading, 20.0
         self.asked: list[str] = []
         self.running = "large"
         self.declare_parameter("model.rung", "")
@@ -66,7 +66,9 @@ class Worker(Node):
                 self.asked.append(change.value)
                 if change.value == self.refuses:
                     return SetParametersResult(successful=False, reason="no such weights")
-                if not self.stuck:
+                if self.loading:
+                    threading.Timer(self.loading, setattr, (self, "running", change.value)).start()
+                elif not self.stuck:
                     self.running = change.value
         return SetParametersResult(successful=True, reason="")
 
@@ -195,6 +197,24 @@ def test_a_dead_node_does_not_stop_the_governor_and_is_told_again(stage: Stage, 
     again = stage.add(Worker("bev_node"))
     until(lambda: again.running == "small", "the new one to be told")
     assert again.asked[0] == "small"
+
+
+def test_a_node_that_starts_anew_has_not_been_set_by_hand(stage: Stage, sysfs: Sysfs) -> None:
+    """Its first reports are of its own largest rung while it loads the one that it was told: nobody chose that one."""
+    sysfs.heat(94.5)
+    first = stage.add(Worker("bev_node"))
+    governor = stage.governor(ladder("bev_node"))
+    until(lambda: stage.states and list(stage.states[-1].running) == ["small"], "the smallest rung")
+    stage.remove(first)
+    until(lambda: list(stage.states[-1].alive) == [False], "the dead one to be noticed")
+    seen: list[str] = []
+    observe = governor.policy.observe
+    governor.policy.observe = lambda model, rung, rate=1.0: (seen.append(rung), observe(model, rung, rate))[1]  # type: ignore
+    again = stage.add(Worker("bev_node", loading=0.5))
+    until(lambda: again.running == "small", "the new one to be told")
+    time.sleep(0.5)
+    assert "large" not in seen
+    assert stage.states[-1].running[0] == "small"
 
 
 def test_a_node_that_was_never_launched_is_no_fault(stage: Stage) -> None:

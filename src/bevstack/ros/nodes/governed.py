@@ -123,6 +123,7 @@ class GovernedNode:
         if ready and not self._was_ready and ask is not None:
             self.asked = ask = Ask(ask.rung, ask.rate)  # a node that has just started knows nothing
             self._sent_at = -math.inf
+            self.running = ""  # what the one before it ran says nothing about this one
         self._was_ready = ready
         if ask is None:
             return
