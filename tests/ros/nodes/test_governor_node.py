@@ -52,6 +52,7 @@ class Worker(Node):
     def __init__(self, name: str, refuses: str = "", stuck: bool = False, namespace: str = "", loading: float = 0.0) -> None:
         super().__init__(name, namespace=namespace)
         self.refuses, self.stuck, self.loading, self.busy = refuses, stuck, loading, 20.0
+        self.first = time.monotonic()
         self.asked: list[str] = []
         self.running = "large"
         self.declare_parameter("model.rung", "")
@@ -77,6 +78,8 @@ class Worker(Node):
         return float(self.get_parameter("model.rate").value)
 
     def _report(self) -> None:
+        if time.monotonic() < self.first + self.loading / 2:
+            return  # its first item takes a while
         stages, times = ["decode", "image", "publish"], [5.0, self.busy, 1.0]
         self._status.publish(PipelineStatus(rung=self.running, stages=stages, stage_ms=times))
 
@@ -210,9 +213,9 @@ def test_a_node_that_starts_anew_has_not_been_set_by_hand(stage: Stage, sysfs: S
     seen: list[str] = []
     observe = governor.policy.observe
     governor.policy.observe = lambda model, rung, rate=1.0: (seen.append(rung), observe(model, rung, rate))[1]  # type: ignore
-    again = stage.add(Worker("bev_node", loading=0.5))
+    again = stage.add(Worker("bev_node", loading=1.0))
     until(lambda: again.running == "small", "the new one to be told")
-    time.sleep(0.5)
+    time.sleep(0.3)
     assert "large" not in seen
     assert stage.states[-1].running[0] == "small"
 
