@@ -319,7 +319,8 @@ class Trainer:
         if not path.is_file():
             raise TrainingError(f"nothing to resume: {path} does not exist")
         state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
-        if state["config"] != self.config.to_json():
+        saved = GiraffeDetConfig.from_json(state["config"])
+        if dataclasses.replace(saved, post=self.config.post) != self.config:  # what follows the network is not trained
             raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
         self.trained.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
