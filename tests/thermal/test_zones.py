@@ -156,6 +156,7 @@ def test_a_zone_that_vanishes_leaves_its_name_to_nobody(tmp_path: Path) -> None:
     assert readings["thermal:acpitz#1"].celsius == 35.0
     assert readings["thermal:acpitz"].health is Health.GONE
     assert not any(zone.control for zone in zones.zones)
+    assert zones.describe() == "1 zones, none to steer by until one comes back that has vanished: thermal:acpitz"
     add_zone(tmp_path, 5, "acpitz", "80000")
     now[0] = 40.0
     zones.read()  # looks for zones; what is new is read from the next time on

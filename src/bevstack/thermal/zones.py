@@ -431,6 +431,8 @@ class ZoneSet:
         control = [zone.key for zone in self.zones if zone.control]
         if control:
             return f"{len(self.zones)} zones, steering by {', '.join(control)}"
+        if lost := [key for key, zone in self._missing.items() if zone.control]:
+            return f"{len(self.zones)} zones, none to steer by until one comes back that has vanished: {', '.join(lost)}"
         if self.zones:
             what = f"{len(self.zones)} zones, none of a known kind (zone_units says what a zone is on)"
             return f"{what}: governing by measured latency alone"

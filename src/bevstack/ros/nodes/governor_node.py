@@ -101,7 +101,7 @@ class SensorThread:
             self._latest = (at, zones, readings, NO_EVIDENCE)
         age = self._clock() - at
         if age > max(_STALE, 2 * self._period):
-            why = f"no answer for {age:.1f} s: a driver hangs"
+            why = f"no answer for {age:.1f} s: a driver hangs, or the machine is too busy to ask"
             readings = [replace(r, celsius=None, health=Health.STALE, detail=why) for r in readings]
         return zones, readings, evidence
 
