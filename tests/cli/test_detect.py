@@ -13,8 +13,8 @@ import pytest
 from rosbags.highlevel import AnyReader
 from typer.testing import CliRunner
 
-from bevstack.cli.detect import parse_canvas
 from bevstack.cli.main import app
+from bevstack.detect.letterbox import parse_canvas
 from bevstack.errors import BevstackError
 
 torch = pytest.importorskip("torch", reason="making test weights needs torch")

@@ -77,3 +77,12 @@ def test_finds_what_is_there() -> None:
     assert len(shares) >= 3
     assert np.mean(np.array(shares) > 0.5) > 0.5  # more than half of the large cars have a box
     assert np.mean([len(b) for b in found]) < 30
+
+
+def test_a_larger_input_for_all_rungs() -> None:
+    ladder = load_ladder("random:giraffedet-nano", "torch", threads=1, canvas=(128, 256))
+    try:
+        assert ladder.decode_size(512, 256) == (256, 128)
+        assert ladder([np.zeros((256, 512, 3), np.uint8)])
+    finally:
+        ladder.close()

@@ -15,22 +15,6 @@ from .models import eval_app, export_app, parse_seeds, sim_app, train_app
 from .plainly import plainly
 
 
-def parse_canvas(text: str) -> tuple[int, int]:
-    """ "640x384" as (height, width).
-
-    Raises:
-        BevstackError: anything that is not WIDTHxHEIGHT in multiples of 128.
-    """
-    from bevstack.detect.letterbox import check_canvas
-
-    width, _, height = text.lower().partition("x")
-    if not width.isdigit() or not height.isdigit():
-        raise BevstackError(f"size {text!r}: write WIDTHxHEIGHT, as in 640x384")
-    canvas = (int(height), int(width))
-    check_canvas(canvas)
-    return canvas
-
-
 @eval_app.command("giraffedet")
 @plainly
 def eval_giraffedet(
@@ -47,6 +31,7 @@ def eval_giraffedet(
     from rich.console import Console
     from rich.progress import Progress
 
+    from bevstack.detect.letterbox import parse_canvas
     from bevstack.learn.detect.evaluate import evaluate_coco
 
     canvas = parse_canvas(size) if size is not None else None
@@ -93,6 +78,7 @@ def train_giraffedet(
 ) -> None:
     """Train a detector on labelled images. Several processes: torchrun --nproc-per-node N -m bevstack.cli.main train ..."""
     from bevstack.detect.config import SLIM, with_backbone
+    from bevstack.detect.letterbox import parse_canvas
     from bevstack.learn.detect.data import DataSpec
     from bevstack.learn.detect.slim import SlimOptions, SlimTrainer
     from bevstack.learn.detect.train import Trainer, TrainOptions
@@ -134,6 +120,7 @@ def export_giraffedet(
 ) -> None:
     """Write the network as one ONNX graph: uint8 images in, scores and boxes of all cells out."""
     from bevstack.detect.export import export_onnx
+    from bevstack.detect.letterbox import parse_canvas
     from bevstack.detect.weights import find_weights, load_weights, read_info
 
     canvas = parse_canvas(size) if size is not None else None

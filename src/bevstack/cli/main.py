@@ -92,6 +92,9 @@ def run(
         bool, typer.Option("--detect/--no-detect", help="Look for boxes in the camera images, too (2D).")
     ] = False,
     detect_model: Annotated[str, typer.Option(help="2D model: bundled, a weights file, or an ONNX graph.")] = "giraffedet-nano",
+    detect_size: Annotated[
+        str | None, typer.Option(help="Input of the 2D model as 1280x768; larger finds smaller things. Default: its own.")
+    ] = None,
     encode: Annotated[
         bool,
         typer.Option(
@@ -136,6 +139,7 @@ def run(
             bev=bev,
             detect=detect,
             detect_model=detect_model,
+            detect_size=detect_size,
             encode=encode,
             codec=codec,
             codec_quality=codec_quality,

@@ -47,6 +47,7 @@ class RunOptions:
         bev: look for boxes in bird's-eye view.
         detect: look for boxes in the camera images.
         detect_model: name of bundled 2D weights, or path of a weights file or ONNX graph.
+        detect_size: input of the 2D model, "1280x768"; None: its own.
         encode: make learned streams of the cameras; ``record`` then holds these in place of the images.
         codec: name of bundled codec weights, or path of a weights file.
         codec_quality: 0 to 100; None: the node's default.
@@ -71,6 +72,7 @@ class RunOptions:
     bev: bool = True
     detect: bool = False
     detect_model: str = "giraffedet-nano"
+    detect_size: str | None = None
     encode: bool = False
     codec: str = "codec-nano"
     codec_quality: float | None = None
@@ -226,6 +228,10 @@ def check(options: RunOptions) -> None:
         raise BevstackError("with --no-bev there is nothing to do: add --detect or --encode")
     if options.picture is not None and not (options.bev or options.detect):
         raise BevstackError(f"picture {options.picture}: nothing is looked for with --no-bev: add --detect")
+    if options.detect and options.detect_size is not None:
+        from bevstack.detect.letterbox import parse_canvas
+
+        parse_canvas(options.detect_size)
     if options.detect and not options.detect_model.startswith("random:"):
         from bevstack.detect.weights import find_weights as find_detector
 
@@ -337,6 +343,7 @@ def graph(options: RunOptions) -> list[Any]:
         "bev": "true" if options.bev else "false",
         "detect": "true" if options.detect else "false",
         "detect_model": options.detect_model,
+        "detect_size": options.detect_size or "",
         "lockstep_with": ",".join(f"{node}/status" for node in perception),
         "encode": "true" if options.encode else "false",
         "codec": options.codec if options.encode else "",

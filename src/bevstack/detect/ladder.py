@@ -66,7 +66,7 @@ def available(model: str) -> dict[str, str]:
     return found
 
 
-def load_detector(model: str, engine: str, threads: int | None = None) -> Detector:
+def load_detector(model: str, engine: str, threads: int | None = None, canvas: tuple[int, int] | None = None) -> Detector:
     """The detector of an entry of ``available``.
 
     ``engine`` may be any of the stack's engines: "tensorrt" and "torch-cuda", which want a fixed number of images, mean the GPU
@@ -80,7 +80,7 @@ def load_detector(model: str, engine: str, threads: int | None = None) -> Detect
     given = DETECTORS[model.removeprefix(RANDOM)] if model.startswith(RANDOM) else model
 
     def make(name: EngineName) -> Detector:
-        return Detector(given, "onnx-cuda" if name in ("tensorrt", "torch-cuda") else name, threads)
+        return Detector(given, "onnx-cuda" if name in ("tensorrt", "torch-cuda") else name, threads, canvas=canvas)
 
     return or_onnx(engine_name(engine), make)
 
@@ -169,10 +169,12 @@ def load_ladder(
     *,
     rung: str = "",
     threads: int | None = None,
+    canvas: tuple[int, int] | None = None,
     resident: bool = False,
     on_event: Callable[[SwapEvent], None] | None = None,
 ) -> DetectorLadder:
-    """The rungs of ``model``'s family that are there, with ``rung`` (empty: ``model`` itself) running.
+    """The rungs of ``model``'s family that are there, with ``rung`` (empty: ``model`` itself) running, all on inputs of
+    ``canvas`` (height, width), None: on their own.
 
     Raises:
         BevstackError: as ``load_detector``; or there is no such rung.
@@ -181,6 +183,6 @@ def load_ladder(
     first = rung or first_rung(model.removeprefix(RANDOM), sources)
 
     def load(name: str) -> Detector:
-        return load_detector(sources[name], engine, threads)
+        return load_detector(sources[name], engine, threads, canvas)
 
     return DetectorLadder(load, list(sources), first, resident=list(sources) if resident else (), on_event=on_event)

@@ -54,6 +54,20 @@ def check_canvas(canvas: tuple[int, int]) -> None:
         )
 
 
+def parse_canvas(text: str) -> tuple[int, int]:
+    """ "640x384" as (height, width).
+
+    Raises:
+        BevstackError: anything that is not WIDTHxHEIGHT in multiples of 128.
+    """
+    width, _, height = text.lower().partition("x")
+    if not width.isdigit() or not height.isdigit():
+        raise BevstackError(f"size {text!r}: write WIDTHxHEIGHT, as in 640x384")
+    canvas = (int(height), int(width))
+    check_canvas(canvas)
+    return canvas
+
+
 def letterbox(width: int, height: int, canvas: tuple[int, int], fit: tuple[int, int] | None = None) -> Letterbox:
     """Keeps the aspect ratio; the image becomes as large as the canvas (height, width) and ``fit`` (longer, shorter) allow.
 

@@ -229,8 +229,10 @@ def test_lifecycle_and_wrong_settings(bench: Bench, detector: FakeDetector, tmp_
         ({"cameras": ["a", "a"]}, "different cameras"),
         ({"model": str(tmp_path / "none.safetensors")}, "none.safetensors"),
         ({"model": "random:giraffedet-q"}, "giraffedet-q"),
+        ({"input_size": "300x200"}, "384x256"),
+        ({"input_size": "large"}, "WIDTHxHEIGHT"),
     ):
-        wrong = bench.add(detect_node(None if "model" in values else detector, **values))
+        wrong = bench.add(detect_node(detector if "cameras" in values or "priorities" in values else None, **values))
         assert not wrong.autostart()
         assert words in wrong.failure
 

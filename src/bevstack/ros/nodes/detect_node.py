@@ -82,6 +82,11 @@ PARAMETERS: tuple[Spec, ...] = (
         "size that runs, of the model's family; empty: the model itself. Swapped between two batches",
         live=True,
     ),
+    Spec(
+        "input_size",
+        "",
+        "network input as 1280x768, multiples of 128; empty: the rung's own. Larger finds smaller things and takes longer",
+    ),
     Spec("model.resident", False, "rungs stay loaded once they have been: faster swaps, more memory"),
     Spec("model.rate", 1.0, "share of the images that the model works on, evenly spread", live=True, low=0.01, high=1.0),
     RELEASE_AFTER,
@@ -219,17 +224,22 @@ class DetectNode(LifecycleNode):
 
     def _load(self) -> Images2D:
         from bevstack.detect.ladder import load_ladder
+        from bevstack.detect.letterbox import parse_canvas
 
         from .foreign_detector import ForeignDetector, is_foreign
 
         p = self._p
+        canvas = parse_canvas(p["input_size"]) if p["input_size"] else None
         if is_foreign(p["model"]):
+            if canvas is not None:
+                raise ParameterValueError(f"input_size {p['input_size']}: {p['model']} has one size; leave input_size empty")
             return ForeignDetector(p["model"], p["threads"] or None)
         return load_ladder(
             p["model"],
             p["engine"],
             rung=p["model.rung"],
             threads=p["threads"] or None,
+            canvas=canvas,
             resident=p["model.resident"],
             on_event=self._on_swap,
         )
