@@ -213,6 +213,46 @@ def test_slow_items_on_a_cool_die_are_contention_and_on_a_hot_one_heat() -> None
     assert run.rungs != ["large"]
 
 
+def test_a_busy_machine_is_not_taken_for_a_hot_one_again_and_again() -> None:
+    """As seen beside other programs on a virtual machine: items slow at any temperature pulled the ceiling down to 63 degC."""
+    run = bands()
+    run.step(200.0, 50.0)
+    run.step(10.0, 86.0)
+    run.latency = {"fastbev": [70.0, 71.0, 72.0]}
+    run.step(20.0, 86.0)
+    assert run.policy.condition.startswith("THERMAL"), "near the ceiling it may be heat"
+    zone = run.policy.sensors.trusted[0].zone
+    lowest = run.policy.ceilings.of(zone, run.now)
+    assert lowest == pytest.approx(84.0, abs=0.5)
+    assert run.rungs == ["small"]
+    for celsius in (82.0, 79.0, 76.0, 75.0, 74.0, 73.0):
+        run.step(10.0, celsius)
+        assert run.policy.condition.startswith(("CONTENTION", "UNSUSTAINABLE"))
+        lowest = min(lowest, run.policy.ceilings.of(zone, run.now))
+    assert lowest > 80.9, "slow items in the cool teach no ceiling"
+    assert run.policy.ceilings.of(zone, run.now) == 95.0, "and acquit the one that was suspected"
+    run.step(200.0, 80.0)
+    assert run.rungs == ["large"]
+    run.step(20.0, 86.0)
+    assert run.policy.condition.startswith("CONTENTION"), "latency is no thermometer for a while"
+    run.step(4.0, 86.0, Evidence(thermal=frozenset({"gpu"}), lines=("cooling device gpu is at state 1",)))
+    assert run.policy.condition.startswith("THERMAL"), "the kernel's word counts all the same"
+
+
+def test_a_ceiling_of_slow_items_stays_where_they_are_fast_in_the_cool() -> None:
+    run = bands()
+    run.step(200.0, 50.0)
+    for _ in range(5):
+        run.latency = {}
+        run.step(5.0, 87.0)
+        run.latency = {"fastbev": [70.0, 71.0, 72.0]}
+        run.step(5.0, 87.0)
+        run.latency = {"fastbev": [15.0]}
+        run.step(60.0, 76.0)
+    zone = run.policy.sensors.trusted[0].zone
+    assert run.policy.ceilings.of(zone, run.now) == pytest.approx(85.0, abs=0.5)
+
+
 def test_without_zones_latency_governs() -> None:
     run = bands(zones=[])
     run.latency = {"fastbev": [15.0]}

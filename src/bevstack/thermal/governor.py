@@ -18,6 +18,10 @@ from .zones import Reading, Zone
 Combo = tuple[Choice, ...]
 _RECOVER = 0.5 / 3600.0  # degC per second by which a learnt ceiling comes back
 _UNSUSTAINABLE_S = 60.0
+_NEAR_CEILING = 12.0  # degC: slow items are a sign of heat where a zone is as near to its nominal ceiling as this
+_COOLER = 5.0  # degC below where slow items were taken for throttling; if they are slow there as well, it was none
+_SLOW_IN_THE_COOL_S = 30.0
+_DOUBT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class Proposal:
 
 class Ceilings:
     """Where each zone is taken to throttle: stated, else the lowest passive trip (else hot, else critical - 5), else the
-    configured limit; lowered when throttling is seen below it, and slowly restored."""
+    configured limit; lowered when throttling is seen below it, and slowly restored. What was only suspected, because items
+    were slow, is dropped when they are slow in the cool as well."""
 
     def __init__(self, config: GovernorConfig) -> None:
         self._config = config
         self._stated = dict(config.ceilings)
         self._learnt: dict[str, tuple[float, float]] = {}  # zone: (ceiling, when)
+        self._suspected: dict[str, tuple[float, float]] = {}
 
     def nominal(self, zone: Zone) -> float:
         """Without what was learnt."""
@@ -51,19 +57,24 @@ class Ceilings:
 
     def of(self, zone: Zone, now: float) -> float:
         """Now."""
-        nominal = self.nominal(zone)
-        if zone.key not in self._learnt:
-            return nominal
-        ceiling, when = self._learnt[zone.key]
-        return min(nominal, ceiling + _RECOVER * (now - when))
+        learnt = (table[zone.key] for table in (self._learnt, self._suspected) if zone.key in table)
+        return min([self.nominal(zone), *(ceiling + _RECOVER * (now - when) for ceiling, when in learnt)])
 
-    def learn(self, zone: Zone, celsius: float, now: float) -> bool:
-        """Throttling was seen while the zone read this; True if that lowers its ceiling."""
+    def learn(self, zone: Zone, celsius: float, now: float, proved: bool = True) -> bool:
+        """Throttling was seen, or (not ``proved``) suspected, while the zone read this; True if that lowers its ceiling."""
         ceiling = celsius - 2.0
         if ceiling >= self.of(zone, now):
             return False
-        self._learnt[zone.key] = (ceiling, now)
+        (self._learnt if proved else self._suspected)[zone.key] = (ceiling, now)
         return True
+
+    def absolves(self, zone: Zone, celsius: float) -> bool:
+        """Items are slow at this temperature, and it is much lower than where that was taken for throttling."""
+        return zone.key in self._suspected and celsius < self._suspected[zone.key][0] + 2.0 - _COOLER
+
+    def forget(self, zone: Zone) -> None:
+        """Drop what was only suspected."""
+        self._suspected.pop(zone.key, None)
 
 
 class Governor(ABC):
@@ -91,6 +102,8 @@ class Governor(ABC):
         self._throttled_at = -1e9
         self._over_since: float | None = None
         self._quarantine: dict[tuple[str, str], float] = {}
+        self._slow_in_the_cool: float | None = None
+        self._latency_doubted_until = -1e9
 
     # What callers tell.
 
@@ -245,22 +258,25 @@ class Governor(ABC):
         known = set(self.budget.units)
         for unit in evidence.thermal:
             units |= {unit} & known or known
+        proved = frozenset(units)
         condition = "ok"
         if evidence.power:
             condition = f"POWER: {'; '.join(evidence.lines)}: not heat, rungs stay"
-        slowed = self.watch.slowed(now)
-        for model in slowed:
+        absolved: set[str] = set()
+        for model in self.watch.slowed(now):
             unit = self.budget.ladders[self._ladder_number(model)].unit
             near = [t for t in self.sensors.trusted if unit in self._affected(t.zone)]
-            hot = any((t.celsius or 0.0) > self.ceilings.of(t.zone, now) - 12 for t in near)
+            hot = any((t.celsius or 0.0) > self.ceilings.nominal(t.zone) - _NEAR_CEILING for t in near)
             if unit in units or evidence.power:
                 continue
-            if hot or not near:
+            if not near or (hot and now >= self._latency_doubted_until):
                 units.add(unit)
-            elif condition == "ok":
-                condition = (
-                    f"CONTENTION: {model} takes {self.watch.ratio(model) or 0:.2f} times what it should, and nothing is hot"
-                )
+                continue
+            absolved |= {t.zone.key for t in near if self.ceilings.absolves(t.zone, t.celsius or 0.0)}
+            if condition == "ok":
+                why = "and did so in the cool" if hot else "and nothing is hot"
+                condition = f"CONTENTION: {model} takes {self.watch.ratio(model) or 0:.2f} times what it should, {why}"
+        self._acquit(absolved, now)
         if units:
             condition = f"THERMAL: {', '.join(sorted(units))} slowed down ({'; '.join(evidence.lines) or 'measured latency'})"
             self._throttled_at = now
@@ -270,10 +286,25 @@ class Governor(ABC):
                 near = [t for t in self.sensors.trusted if unit in self._affected(t.zone) and t.celsius is not None]
                 if near:
                     hottest = min(near, key=lambda t: self.ceilings.of(t.zone, now) - (t.celsius or 0.0))
-                    if self.ceilings.learn(hottest.zone, float(hottest.celsius or 0.0), now):
+                    if self.ceilings.learn(hottest.zone, float(hottest.celsius or 0.0), now, unit in proved):
                         self.notes += (f"throttling seen at {hottest.celsius:.1f} degC: ceiling of {hottest.zone.key} lowered",)
         self.condition = condition
         return frozenset(units)
+
+    def _acquit(self, zones: set[str], now: float) -> None:
+        """Heat was suspected of slow items, but they stay slow where it is cool: another program has the processor. Without
+        this a busy machine would learn a lower ceiling again and again."""
+        if not zones:
+            self._slow_in_the_cool = None
+            return
+        self._slow_in_the_cool = now if self._slow_in_the_cool is None else self._slow_in_the_cool
+        if now - self._slow_in_the_cool < _SLOW_IN_THE_COOL_S:
+            return
+        self._slow_in_the_cool, self._latency_doubted_until = None, now + _DOUBT_S
+        for tracker in self.sensors.trusted:
+            if tracker.zone.key in zones:
+                self.ceilings.forget(tracker.zone)
+                self.notes += (f"items are slow in the cool, too: ceiling of {tracker.zone.key} is what it was",)
 
     def _neighbour_down(self, units: set[str]) -> Combo | None:
         """The single step down that costs the least utility and takes load off one of the units; if there is none, off any."""

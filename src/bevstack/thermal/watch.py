@@ -11,11 +11,16 @@ from .rungs import LadderInfo
 
 _WINDOW = 20
 _LEARN = 20
+_RECENT_S = 30.0
+
+
+def _median(recent: deque[tuple[float, float]]) -> float:
+    return median(value for _, value in recent)
 
 
 @dataclass
 class LatencyWatch:
-    """Median of a model's last items over what its rung takes at full clocks.
+    """Median of a model's last items (20, and none older than 30 s) over what its rung takes at full clocks.
 
     Measured rungs bring their expectation; for declared ones the first items at a rung, while nothing is hot, are the
     expectation.
@@ -25,7 +30,7 @@ class LatencyWatch:
     limit: float = 1.15
     hold_s: float = 2.0
     expected: dict[tuple[str, str], float] = field(default_factory=dict)
-    _recent: dict[str, deque[float]] = field(default_factory=dict)
+    _recent: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)  # seconds, busy ms
     _rung: dict[str, str] = field(default_factory=dict)
     _learning: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     _slow_since: dict[str, float] = field(default_factory=dict)
@@ -54,7 +59,9 @@ class LatencyWatch:
                 self._slow_since.pop(model, None)
                 continue
             recent = self._recent[model]
-            recent.extend(value for value in latencies.get(model, ()) if value > 0)
+            recent.extend((now, value) for value in latencies.get(model, ()) if value > 0)
+            while recent and now - recent[0][0] > _RECENT_S:
+                recent.popleft()
             key = (model, rung)
             if key not in self.expected:
                 if cool:
@@ -63,7 +70,7 @@ class LatencyWatch:
                     if len(learning) >= _LEARN:
                         self.expected[key] = median(learning)
                 continue
-            if len(recent) >= 5 and median(recent) > self.limit * self.expected[key]:
+            if len(recent) >= 5 and _median(recent) > self.limit * self.expected[key]:
                 self._slow_since.setdefault(model, now)
             else:
                 self._slow_since.pop(model, None)
@@ -72,7 +79,7 @@ class LatencyWatch:
         """Measured over expected; None before either is known."""
         recent = self._recent.get(model)
         expected = self.expected.get((model, self._rung.get(model, "")))
-        return median(recent) / expected if recent and expected else None
+        return _median(recent) / expected if recent and expected else None
 
     def slowed(self, now: float) -> list[str]:
         """Models that have been slower than they should be for `hold_s`."""
