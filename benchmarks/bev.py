@@ -1,6 +1,6 @@
 """The whole Fast-BEV step per rung and engine: stage times, instants per second, peak memory, and what the feature cache saves.
 
-Usage: python benchmarks/bev.py [--rungs fastbev-nano,fastbev-m0] [--engines onnx,torch] [--instants 30] [--threads N]
+Usage: python benchmarks/bev.py [--rungs fastbev-nano,fastbev-m0] [--engines onnx,cpu,torch] [--instants 30] [--threads N]
                                 [--seed 1] [--json FILE]
 
 Input: a simulated drive at 10 instants/s, decoded to the network's size beforehand (see `benchmarks/decode.py`). Weights are
@@ -189,7 +189,7 @@ def main() -> int:
     """Runs every combination in its own process; prints tables, writes JSON on demand."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rungs", default="fastbev-nano,fastbev-m0")
-    parser.add_argument("--engines", default="onnx,torch")
+    parser.add_argument("--engines", default="onnx,cpu,torch")
     parser.add_argument("--graphs", default="split,whole")
     parser.add_argument("--instants", type=int, default=30)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -210,6 +210,8 @@ def main() -> int:
     for rung in options.rungs.split(","):
         for engine in options.engines.split(","):
             for graphs in options.graphs.split(","):
+                if engine == "cpu" and graphs == "whole":
+                    continue  # it has no such form
                 command = [sys.executable, __file__, "--worker", f"{rung}/{engine}/{graphs}"]
                 command += ["--instants", str(options.instants), "--threads", str(options.threads), "--seed", str(options.seed)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -228,21 +230,22 @@ def main() -> int:
         )
         if not options.against:
             continue
-        command = [sys.executable, __file__, "--worker", f"{rung}/{options.engines.split(',')[0]}/against"]
-        command += ["--against", str(options.against), "--threads", str(options.threads), "--seed", str(options.seed)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            failed += 1
-            print(f"{rung} against the straightforward path: failed with exit code {done.returncode}")
-            continue
-        compared.append(json.loads(done.stdout.splitlines()[-1]))
-        c = compared[-1]
-        print(
-            f"{rung} against the straightforward path: {c['ours_ms']:.0f} to {c['straightforward_ms']:.0f} ms, "
-            f"{c['times_faster']:.2f} x faster (CPU {c['ours_cpu_ms']:.0f} to {c['straightforward_cpu_ms']:.0f} ms, "
-            f"{c['times_less_cpu']:.2f} x less); {c['boxes']} boxes, {c['boxes_not_in_both']:.2%} not in both, "
-            f"largest difference {c['largest_difference']:.1e}"
-        )
+        for engine in [e for e in options.engines.split(",") if e in ("onnx", "cpu")]:
+            command = [sys.executable, __file__, "--worker", f"{rung}/{engine}/against"]
+            command += ["--against", str(options.against), "--threads", str(options.threads), "--seed", str(options.seed)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                failed += 1
+                print(f"{rung} / {engine} against the straightforward path: failed with exit code {done.returncode}")
+                continue
+            compared.append(json.loads(done.stdout.splitlines()[-1]))
+            c = compared[-1]
+            print(
+                f"{rung} / {engine} against the straightforward path: {c['ours_ms']:.0f} to {c['straightforward_ms']:.0f} ms, "
+                f"{c['times_faster']:.2f} x faster (CPU {c['ours_cpu_ms']:.0f} to {c['straightforward_cpu_ms']:.0f} ms, "
+                f"{c['times_less_cpu']:.2f} x less); {c['boxes']} boxes, {c['boxes_not_in_both']:.2%} not in both, "
+                f"largest difference {c['largest_difference']:.1e}"
+            )
     if options.json:
         machine = {
             "cpu": platform.processor() or platform.machine(),

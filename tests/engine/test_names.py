@@ -31,7 +31,7 @@ def test_a_precision_that_cannot_be_is_refused_in_one_line(engine: str, precisio
 
 
 def test_an_unknown_engine_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(EngineError, match="'magic' is unknown: use onnx, onnx-cuda, tensorrt, torch or torch-cuda"):
+    with pytest.raises(EngineError, match="'magic' is unknown: use onnx, cpu, onnx-cuda, tensorrt, torch or torch-cuda"):
         engine_name("magic")
     with pytest.raises(EngineError, match=r"use onnx or torch$"):
         engine_name("tensorrt", ("onnx", "torch"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,8 +118,15 @@ def torch_runner(net: FastBEVNet, threads: int, split: bool) -> Runner:
     return SplitRunner(image, TorchEngine(BevGraph(folded), ["volume"], WHOLE_OUTPUTS[:3], threads), config, threads)
 
 
-def onnx_runner(graphs: Sequence[Path | bytes], config: FastBEVConfig, threads: int, shared: str = "") -> Runner:
-    """ONNX Runtime on one whole graph, or on an image and a BEV graph.
+def onnx_runner(
+    graphs: Sequence[Path | bytes],
+    config: FastBEVConfig,
+    threads: int,
+    shared: str = "",
+    *,
+    engine: Literal["onnx", "cpu"] = "onnx",
+) -> Runner:
+    """ONNX Runtime on one whole graph, or on an image and a BEV graph; these two also on ``bevstack.engine.cpu``.
 
     Args:
         shared: name of weights of several widths: runners of one name have the BEV graph, which is the same, in common.
@@ -127,13 +134,15 @@ def onnx_runner(graphs: Sequence[Path | bytes], config: FastBEVConfig, threads: 
     Raises:
         EngineError: a graph that cannot be loaded.
     """
+    from bevstack.engine.cpu import CpuEngine
     from bevstack.engine.onnx import OnnxEngine
     from bevstack.engine.shared import SharedEngine
 
-    engines: list[Engine] = [OnnxEngine(graphs[0], threads)]
+    kind: Callable[[Path | bytes, int], Engine] = CpuEngine if engine == "cpu" else OnnxEngine
+    engines: list[Engine] = [kind(graphs[0], threads)]
     for graph in graphs[1:]:
-        make = partial(OnnxEngine, graph, threads)
-        engines.append(SharedEngine((shared, threads), make) if shared else make())
+        make = partial(kind, graph, threads)
+        engines.append(SharedEngine((shared, threads, engine), make) if shared else make())
     if len(engines) == 1:
         return WholeRunner(engines[0], config)
     if len(engines) != 2:

@@ -40,8 +40,8 @@ Model = Annotated[str, typer.Option(help="Bundled model (rung), for example fast
 Engine = Annotated[
     str,
     typer.Option(
-        help="What runs the network: onnx, onnx-cuda, tensorrt, torch or torch-cuda; onnx takes over, with a warning, where "
-        "the machine lacks it."
+        help="What runs the network: onnx, cpu (own kernels, float32), onnx-cuda, tensorrt, torch or torch-cuda; onnx takes "
+        "over, with a warning, where the machine lacks it."
     ),
 ]
 Precision = Annotated[

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bevstack.engine import HotSwap, SwapEvent
-from bevstack.engine.names import EngineName, engine_name, or_onnx
+from bevstack.engine.names import EngineMissing, EngineName, engine_name, or_onnx
 from bevstack.errors import CheckpointError, EngineError
 from bevstack.geometry import Boxes2D
 from bevstack.nn.widths import first_rung, split_width
@@ -70,7 +70,7 @@ def load_detector(model: str, engine: str, threads: int | None = None, canvas: t
     """The detector of an entry of ``available``.
 
     ``engine`` may be any of the stack's engines: "tensorrt" and "torch-cuda", which want a fixed number of images, mean the GPU
-    here, that is "onnx-cuda"; and ONNX Runtime on the CPU takes over, with a warning, where the machine lacks what is needed.
+    here, that is "onnx-cuda"; "cpu" wants one, too; and ONNX Runtime on the CPU takes over, with a warning, where the machine lacks what is needed.
 
     Raises:
         BevstackError: no such weights, a damaged checkpoint, an unknown engine.
@@ -80,6 +80,8 @@ def load_detector(model: str, engine: str, threads: int | None = None, canvas: t
     given = DETECTORS[model.removeprefix(RANDOM)] if model.startswith(RANDOM) else model
 
     def make(name: EngineName) -> Detector:
+        if name == "cpu":
+            raise EngineMissing("it runs networks with a fixed number of images")
         return Detector(given, "onnx-cuda" if name in ("tensorrt", "torch-cuda") else name, threads, canvas=canvas)
 
     return or_onnx(engine_name(engine), make)

@@ -8,13 +8,14 @@ from typing import Literal, TypeVar, get_args
 
 from bevstack.errors import EngineError
 
-EngineName = Literal["onnx", "onnx-cuda", "tensorrt", "torch", "torch-cuda"]
+EngineName = Literal["onnx", "cpu", "onnx-cuda", "tensorrt", "torch", "torch-cuda"]
 Precision = Literal["", "fp32", "fp16", "int8"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # What each engine can run; the first is its own choice where none is asked for.
 OFFERED: dict[str, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
+    "cpu": ("fp32",),
     "onnx-cuda": ("fp32", "fp16"),
     "tensorrt": ("fp32", "fp16", "int8"),
     "torch": ("fp32",),

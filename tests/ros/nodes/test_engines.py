@@ -45,7 +45,7 @@ def test_bev_falls_back_to_onnx_with_one_line(engine: str, cache: Path, caplog: 
 
 
 @no_gpu
-@pytest.mark.parametrize("engine", ["onnx-cuda", "tensorrt", "torch-cuda"])
+@pytest.mark.parametrize("engine", ["onnx-cuda", "tensorrt", "torch-cuda", "cpu"])
 def test_the_detector_falls_back_to_onnx_with_one_line(engine: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         detector = load_detector("random:giraffedet-nano", engine)
@@ -54,9 +54,10 @@ def test_the_detector_falls_back_to_onnx_with_one_line(engine: str, caplog: pyte
     detector.close()
 
 
-def test_the_ladder_says_what_runs() -> None:
-    ladder = load_ladder(NANO, "torch")
-    assert ladder.engine == "torch"
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_the_ladder_says_what_runs(engine: str) -> None:
+    ladder = load_ladder(NANO, engine)
+    assert ladder.engine == engine
     ladder.close()
 
 
