@@ -11,15 +11,17 @@ import pytest
 from bevstack.bev.config import FastBEVConfig
 from bevstack.bev.weights import load_weights, read_info
 from bevstack.learn.card import publish
-from bevstack.learn.train import CsvLog, Trainer, TrainOptions, _prepare_folder, write_weights
+from bevstack.learn.run import CsvLog, RunFolder
+from bevstack.learn.train import Trainer, TrainOptions, write_weights
 
 
 def test_card_and_weights_are_published_together(tiny: FastBEVConfig, tmp_path: Path) -> None:
     options = TrainOptions(tmp_path / "run", config=tiny, steps=5)
     trainer = Trainer(options)
-    _prepare_folder(options, trainer)
-    write_weights(trainer, options.output / "weights.safetensors")
-    CsvLog(options.output / "log.csv", 0).write({"step": 5, "minutes": 2.0, "loss": 1.0})
+    with RunFolder(options.output, resume=False) as folder:
+        folder.begin(options, tiny.to_json())
+        write_weights(trainer, folder.weights)
+        CsvLog(folder.log, 0).write({"step": 5, "minutes": 2.0, "loss": 1.0})
     errors = {"ATE": 0.5, "ASE": 0.2, "AOE": None, "AVE": None, "AAE": None}
     scores = {
         "model": "tiny",

@@ -12,9 +12,10 @@ from bevstack.bev import FastBEV
 from bevstack.bev.config import FastBEVConfig
 from bevstack.bev.weights import load_weights, read_info
 from bevstack.learn import train
+from bevstack.learn.run import TrainingError
 from bevstack.learn.simulated import Batch, DriveStream, StreamOptions
 from bevstack.learn.slim import SlimOptions, SlimTrainer
-from bevstack.learn.train import Trainer, TrainingError, TrainOptions, train_fastbev, write_weights
+from bevstack.learn.train import Trainer, TrainOptions, train_fastbev, write_weights
 
 STREAM = StreamOptions(batch=2, drives=2, clip=3, clips=2, span=12.0, density=0.3, workers=0)
 

@@ -12,8 +12,10 @@ import torch
 from bevstack.bev.config import FastBEVConfig
 from bevstack.bev.weights import load_weights, read_info
 from bevstack.learn import train
+from bevstack.learn.average import AveragedWeights
+from bevstack.learn.run import TrainingError
 from bevstack.learn.simulated import Batch, DriveStream, StreamOptions
-from bevstack.learn.train import AveragedWeights, Trainer, TrainingError, TrainOptions, learning_rate, train_fastbev
+from bevstack.learn.train import Trainer, TrainOptions, learning_rate, train_fastbev
 
 STREAM = StreamOptions(batch=2, drives=2, clip=3, clips=2, span=12.0, density=0.3, workers=0)
 
@@ -129,6 +131,7 @@ def test_unusable_requests_are_refused_in_one_line(tiny: FastBEVConfig, tmp_path
         train_fastbev(replace(options(tiny, tmp_path), config=None, model="fastbev-pico"))
     with pytest.raises(TrainingError, match="nothing to resume"):
         train_fastbev(options(tiny, tmp_path / "none", resume=True))
+    assert not (tmp_path / "none").exists()
     other = Trainer(options(tiny, tmp_path))
     other.save(tmp_path / "checkpoint.pt")
     with pytest.raises(TrainingError, match="another model configuration"):

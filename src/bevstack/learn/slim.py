@@ -26,9 +26,11 @@ from bevstack.bev.slim import is_slim, load_slim, save_slim, slimmable, sort_ima
 from bevstack.nn.slimmable import Slimmable
 
 from .assignment import SampleTargets
+from .average import AveragedWeights
 from .perspective import PerspectiveTargets
+from .run import TrainingError, check_finite
 from .simulated import Batch
-from .train import AveragedWeights, Trainer, TrainingError, TrainOptions, start_from
+from .train import Trainer, TrainOptions, start_from
 
 CODE = 9  # numbers that describe a box
 
@@ -157,7 +159,7 @@ class SlimTrainer(Trainer):
         with self.precision():
             features, bev = self.maps(lane.net, batch)
             total, parts, features = self.losses_of(batch, lane, features, bev)
-        self._check(total)
+        check_finite(float(total.detach()), self.progress.step)
         total.backward()  # type: ignore[no-untyped-call]
         bev = bev.detach()
         assert self.dense is not None
@@ -170,7 +172,7 @@ class SlimTrainer(Trainer):
                     near = options.features * feature_distance(theirs, features, batch.perspective)
                     answers = output_distance(self.net.bbox_head, their_bev, bev, batch.targets, self.dense.channels)
                 loss = near + options.outputs * answers
-                self._check(loss)
+                check_finite(float(loss.detach()), self.progress.step)
                 loss.backward()  # type: ignore[no-untyped-call]
                 label = "smallest" if width == self.slim.widths[0] else "between"
                 parts |= {f"features {label}": float(near.detach()), f"outputs {label}": float(answers.detach())}
@@ -178,12 +180,6 @@ class SlimTrainer(Trainer):
             for parameter in self.common:
                 parameter.requires_grad_(True)
         return float(total.detach()), parts, features
-
-    def _check(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"loss is {loss.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
-            )
 
     def averaged_slim(self) -> Slimmable[FastBEVNet]:
         """A copy of all widths with the averaged weights, in evaluation mode."""
@@ -226,6 +222,5 @@ class SlimTrainer(Trainer):
 
     def write(self, path: Path) -> Path:
         """All widths as one weights file of ``bevstack.bev.slim``."""
-        card = {"steps": str(self.progress.step), "minutes": f"{self.progress.seconds / 60:.1f}"}
-        save_slim(path, self.averaged_slim(), card)
+        save_slim(path, self.averaged_slim(), self.progress.card())
         return path

@@ -1,26 +1,21 @@
 """Training of a Fast-BEV rung on simulated drives: ``bevstack train fastbev``; see docs/training.md.
 
-A run lives in one folder: ``options.json`` and ``config.json`` (what was asked), ``environment.json`` (versions, machine),
-``log.csv`` (one line per ``log_every`` steps) and ``checkpoint.pt``, from which a run continues as if it had never stopped:
-weights, averaged weights, optimiser, random state, cached history features and the position in the data stream, which is a
-pure function of the step number.
+A run lives in one folder (``bevstack.learn.run``) and continues from its checkpoint as if it had never stopped: weights,
+averaged weights, optimiser, random state, cached history features and the position in the data stream, which is a pure function
+of the step number.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
-import json
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,17 +24,24 @@ from torch import Tensor, nn
 from bevstack.bev.anchors import all_anchors
 from bevstack.bev.config import CONFIGS, FastBEVConfig
 from bevstack.bev.network import FastBEVNet
-from bevstack.errors import BevstackError
 from bevstack.nn.seed import seed_everything
 
 from .assignment import DenseAssignmentLoss, silence_unused
+from .average import AveragedWeights
 from .freeanchor import free_anchor_losses
 from .perspective import PerspectiveHead
+from .run import (
+    CsvLog,
+    Means,
+    Progress,
+    RunFolder,
+    TrainingError,
+    check_budget,
+    check_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .simulated import Batch, DriveStream, StreamOptions
-
-
-class TrainingError(BevstackError):
-    """A run cannot start, continue or be read."""
 
 
 @dataclass(frozen=True)
@@ -101,44 +103,10 @@ class TrainOptions:
         return CONFIGS[self.model]
 
 
-@dataclass
-class Progress:
-    """Where a run is: finished ``step``s and seconds spent in them."""
-
-    step: int = 0
-    seconds: float = 0.0
-
-    def fraction(self, options: TrainOptions) -> float:
-        """Of the budget, 0 to 1."""
-        if options.steps is not None:
-            return min(1.0, self.step / max(1, options.steps))
-        assert options.minutes is not None
-        return min(1.0, self.seconds / (60.0 * options.minutes))
-
-
 def learning_rate(step: int, fraction: float, options: TrainOptions) -> float:
     """Linear warm-up over ``warmup`` steps times half a cosine over the budget, down to 1 % of the peak."""
     warm = min(1.0, (step + 1) / max(1, options.warmup))
     return options.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
-
-
-class AveragedWeights:
-    """Exponential moving average of every float tensor of a module's state, batch-norm statistics included."""
-
-    def __init__(self, net: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, net: nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
-        for name, value in net.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1.0 - decay)
-            else:
-                self.state[name].copy_(value)
 
 
 class _Lane:
@@ -268,10 +236,7 @@ class Trainer:
             parameter.grad = None
         with self.precision():
             total, parts, features = self.losses(batch, lane)
-        if not torch.isfinite(total):
-            raise TrainingError(
-                f"loss is {total.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
-            )
+        check_finite(float(total.detach()), self.progress.step)
         (total / len(self.lanes)).backward()  # type: ignore[no-untyped-call]
         return float(total.detach()), parts, features
 
@@ -320,7 +285,7 @@ class Trainer:
                 theirs.load_state_dict(ours.state_dict())
 
     def save(self, path: Path) -> None:
-        """Everything, written beside the target and moved over it: an interruption leaves the older file whole."""
+        """Everything, with ``save_checkpoint``."""
         state = {
             "config": self.config.to_json(),
             "net": self.trained.state_dict(),
@@ -332,21 +297,15 @@ class Trainer:
             "history": self.history,
             "random": torch.get_rng_state(),
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        save_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Continues from ``save``'s file.
 
         Raises:
-            TrainingError: missing file, or a checkpoint of another model.
+            TrainingError: see ``load_checkpoint``.
         """
-        if not path.is_file():
-            raise TrainingError(f"nothing to resume: {path} does not exist")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != self.config.to_json():
-            raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
+        state = load_checkpoint(path, self.config, needs=("progress", "history"))
         self.trained.load_state_dict(state["net"])
         if self.perspective is not None and state["perspective"] is not None:
             self.perspective.load_state_dict(state["perspective"])
@@ -409,72 +368,6 @@ def recompute_statistics(trainer: Trainer, batches: Iterator[Batch], count: int)
     trainer.average.state = {k: v.clone() for k, v in net.state_dict().items()}
 
 
-class CsvLog:
-    """Appends rows; the header is that of the first row. A resumed run cuts off lines beyond its checkpoint."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.fields: list[str] | None = None
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [r for r in csv.DictReader(file) if int(r["step"]) <= step]
-            if step == 0 or not rows:
-                path.unlink()
-            else:
-                self.fields = list(rows[0])
-                with path.open("w", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, self.fields)
-                    writer.writeheader()
-                    writer.writerows(rows)
-
-    def write(self, row: dict[str, float]) -> None:
-        new = self.fields is None
-        if self.fields is None:
-            self.fields = list(row)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.fields)
-            if new:
-                writer.writeheader()
-            writer.writerow({k: (v if isinstance(v, int) else f"{v:.6g}") for k, v in row.items()})
-
-
-def environment() -> dict[str, str]:
-    """Versions and machine, for the run folder and the card."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
-def _prepare_folder(options: TrainOptions, trainer: Trainer) -> None:
-    options.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = options.output / "checkpoint.pt"
-    if options.resume:
-        trainer.load(checkpoint)
-        return
-    if checkpoint.exists():
-        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "config"}
-    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    (options.output / "config.json").write_text(trainer.config.to_json() + "\n", encoding="utf-8")
-    (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
-
-
 def train_fastbev(
     options: TrainOptions,
     *,
@@ -492,15 +385,21 @@ def train_fastbev(
     Raises:
         TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
     """
-    if (options.minutes is None) == (options.steps is None):
-        raise TrainingError("give the budget either in minutes or in steps")
+    check_budget(options)
     threads = options.threads or (1 if options.lanes > 1 else None)
     if threads is not None:
         torch.set_num_threads(threads)
-    trainer = make(options)
-    _prepare_folder(options, trainer)
-    log = CsvLog(options.output / "log.csv", trainer.progress.step)
-    checkpoint = options.output / "checkpoint.pt"
+    with RunFolder(options.output, resume=options.resume) as folder:
+        trainer = make(options)
+        folder.begin(options, trainer.config.to_json())
+        if options.resume:
+            trainer.load(folder.checkpoint)
+        _loop(trainer, folder, statistics, report)
+        return trainer.write(folder.weights)
+
+
+def _loop(trainer: Trainer, folder: RunFolder, statistics: int, report: Callable[[str], None]) -> None:
+    options, progress = trainer.options, trainer.progress
     stream_options = StreamOptions(
         batch=options.batch,
         drives=options.drives,
@@ -509,40 +408,29 @@ def train_fastbev(
         first_drive=options.first_drive,
         workers=options.workers,
     )
-    saved = time.monotonic()
-    sums: dict[str, float] = {}
-    waited = 0.0
-    with DriveStream(trainer.config, stream_options, start=trainer.progress.step) as stream:
+    with DriveStream(trainer.config, stream_options, start=progress.step) as stream:
+        log, means = CsvLog(folder.log, progress.step), Means()
         batches = iter(stream)
-        while trainer.progress.fraction(options) < 1.0:
+        saved = time.monotonic()
+        while progress.fraction(options) < 1.0:
             began = time.monotonic()
             batch = next(batches)
-            waited += time.monotonic() - began
-            parts = trainer.step(batch)
-            trainer.progress.seconds += time.monotonic() - began
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value
-            step = trainer.progress.step
-            if step % options.log_every == 0:
-                row: dict[str, float] = {"step": step, "minutes": trainer.progress.seconds / 60}
-                row |= {k: v / options.log_every for k, v in sums.items()}
-                row["waiting"] = waited / options.log_every
-                log.write(row)
-                report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
-                sums, waited = {}, 0.0
+            waiting = time.monotonic() - began
+            means.add({**trainer.step(batch), "waiting": waiting})
+            progress.seconds += time.monotonic() - began
+            if progress.step % options.log_every == 0:
+                report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
             if time.monotonic() - saved > 60 * options.checkpoint_minutes:
-                trainer.save(checkpoint)
+                trainer.save(folder.checkpoint)
                 saved = time.monotonic()
-        trainer.save(checkpoint)
+        trainer.save(folder.checkpoint)
         if statistics:
             trainer.settle(batches, statistics)
-    return trainer.write(options.output / "weights.safetensors")
 
 
 def write_weights(trainer: Trainer, path: Path) -> Path:
     """The averaged weights as a weights file of ``bevstack.bev.weights``."""
     from bevstack.bev.weights import save_weights
 
-    net = trainer.averaged_net()
-    save_weights(path, net, {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"})
+    save_weights(path, trainer.averaged_net(), trainer.progress.card())
     return path

@@ -20,7 +20,7 @@ from bevstack.learn.detect.coco import CocoData, CocoImage, Labels, read_coco
 from bevstack.learn.detect.data import DataSpec
 from bevstack.learn.detect.evaluate import evaluate_coco, score_boxes
 from bevstack.learn.detect.train import TrainOptions, train_giraffedet
-from bevstack.learn.train import TrainingError
+from bevstack.learn.run import TrainingError
 
 pytest.importorskip("pycocotools", reason="COCO metrics need pycocotools")
 CLASSES = ("car", "pedestrian")

@@ -19,7 +19,7 @@ from bevstack.errors import CheckpointError
 from bevstack.learn.detect.data import AugmentOptions, DataSpec, TrainingSet
 from bevstack.learn.detect.slim import SlimOptions, SlimTrainer
 from bevstack.learn.detect.train import Batch, Processes, train_giraffedet
-from bevstack.learn.train import TrainingError
+from bevstack.learn.run import TrainingError
 
 
 @pytest.fixture(scope="module")

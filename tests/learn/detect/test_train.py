@@ -15,7 +15,7 @@ from bevstack.detect.weights import read_info
 from bevstack.learn.detect.data import AugmentOptions, DataSpec, TrainingSet
 from bevstack.learn.detect.teacher import read_rgb
 from bevstack.learn.detect.train import Batch, Trainer, TrainOptions, learning_rate, start_from, train_giraffedet
-from bevstack.learn.train import TrainingError
+from bevstack.learn.run import TrainingError
 
 
 def options(tiny: GiraffeDetConfig, folder: Path, output: Path, **changes: object) -> TrainOptions:

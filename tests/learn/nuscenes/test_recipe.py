@@ -18,7 +18,7 @@ from bevstack.bev.config import BackboneConfig, EncoderConfig, FastBEVConfig
 from bevstack.bev.weights import load_weights
 from bevstack.learn.nuscenes.samples import NuScenesPool, SampleSet, TrainingSample, Views
 from bevstack.learn.nuscenes.train import Recipe, RecipeOptions, rate, train_recipe
-from bevstack.learn.train import TrainingError
+from bevstack.learn.run import TrainingError
 
 
 def options(tiny: FastBEVConfig, tree: Path | None, output: Path, **changes: Any) -> RecipeOptions:
@@ -193,7 +193,7 @@ def test_mistakes_are_one_line(batch: list[TrainingSample], tiny: FastBEVConfig,
     recipe = Recipe(options(tiny, None, tmp_path))
     with torch.no_grad():
         next(recipe.net.parameters()).fill_(float("nan"))
-    with pytest.raises(TrainingError, match="resume from the checkpoint"):
+    with pytest.raises(TrainingError, match="continue from the checkpoint"):
         recipe.step(batch)
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from bevstack.codec.config import CodecConfig
 from bevstack.codec.model import CodecNet, from_network, spread_plane, to_network
 from bevstack.codec.rate import knot_weights, lagrange
-from bevstack.learn.train import TrainingError
+from bevstack.learn.run import TrainingError
 
 from .crops import CropStream
 

@@ -1,15 +1,13 @@
 """Training of a codec: ``bevstack train codec``; see docs/codec-training.md.
 
-A run lives in one folder, as for the other models: ``options.json``, ``config.json``, ``environment.json``, ``log.csv``,
-``validation.csv`` and ``checkpoint.pt``, from which a run continues as if it had never stopped.
+A run lives in one folder (``bevstack.learn.run``), here also with ``validation.csv``, and continues from its checkpoint as if
+it had never stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,18 @@ from torch import Tensor, nn
 
 from bevstack.codec.config import CODECS, HYPER_STRIDE, STRIDE, CodecConfig
 from bevstack.codec.model import CodecNet, spread_plane, to_network
-from bevstack.learn.train import AveragedWeights, CsvLog, Progress, TrainingError, environment
+from bevstack.learn.average import AveragedWeights
+from bevstack.learn.run import (
+    CsvLog,
+    Means,
+    Progress,
+    RunFolder,
+    TrainingError,
+    check_budget,
+    check_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
 from bevstack.nn.seed import seed_everything
 
 from .crops import CropStream, find_images, read_rgb, split
@@ -208,7 +217,7 @@ class Trainer:
         losses = (distortion + bpp) / usual
         total = losses.mean()
         if self.options.sparsity:
-            fade = min(1.0, 10.0 * (1.0 - self.progress.fraction(self.options)))  # type: ignore[arg-type]
+            fade = min(1.0, 10.0 * (1.0 - self.progress.fraction(self.options)))
             total = total + self.options.sparsity * fade * out.latent.abs().mean()
         mse = (out.pixels.detach() - pixels).square().mean((1, 2, 3))
         parts = {
@@ -250,7 +259,7 @@ class Trainer:
             TrainingError: if the loss is not finite.
         """
         number = self.progress.step
-        rate = learning_rate(number, self.progress.fraction(self.options), self.options)  # type: ignore[arg-type]
+        rate = learning_rate(number, self.progress.fraction(self.options), self.options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.net.train()
@@ -258,8 +267,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         count, side = batch.shape[0], batch.shape[1]
         total, parts = self.loss(pixels, self.rates(number, count, side), self.visible(number, count, side))
-        if not math.isfinite(parts["loss"]):
-            raise TrainingError(f"loss is {parts['loss']} at step {number}: continue from the checkpoint with a lower rate")
+        check_finite(parts["loss"], number)
         total.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.options.clip_norm))
         self.optimizer.step()
@@ -268,7 +276,7 @@ class Trainer:
         return {**parts, "norm": norm, "lr": rate}
 
     def save(self, path: Path) -> None:
-        """Everything, written beside the target and moved over it."""
+        """Everything, with ``save_checkpoint``."""
         state = {
             "config": self.config.to_json(),
             "net": self.net.state_dict(),
@@ -279,21 +287,15 @@ class Trainer:
             "worth": self.worth,
             "random": torch.get_rng_state(),
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        save_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Continues from ``save``'s file.
 
         Raises:
-            TrainingError: missing file, or a checkpoint of another model.
+            TrainingError: see ``load_checkpoint``.
         """
-        if not path.is_file():
-            raise TrainingError(f"nothing to resume: {path} does not exist")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != self.config.to_json():
-            raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
+        state = load_checkpoint(path, self.config, needs=("progress", "worth"))
         self.net.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
         factors = [group["factor"] for group in self.optimizer.param_groups]
@@ -312,21 +314,6 @@ class Trainer:
         return net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _prepare_folder(options: CodecTrainOptions, trainer: Trainer) -> None:
-    options.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = options.output / "checkpoint.pt"
-    if options.resume:
-        trainer.load(checkpoint)
-        return
-    if checkpoint.exists():
-        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "config"}
-    plain["images"] = [str(p) for p in options.images]
-    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    (options.output / "config.json").write_text(trainer.config.to_json() + "\n", encoding="utf-8")
-    (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
-
-
 def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = print) -> Path:
     """Runs (or continues) a training run to the end of its budget and writes ``weights.safetensors`` into its folder.
 
@@ -334,53 +321,50 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
         TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
         DataError: no usable images.
     """
-    if (options.minutes is None) == (options.steps is None):
-        raise TrainingError("give the budget either in minutes or in steps")
+    check_budget(options)
     if options.crop % CELL:
         raise TrainingError(f"--crop {options.crop} is no multiple of {CELL}: choose {max(1, options.crop // CELL) * CELL}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    options.network()  # a wrong name is said before anything is read
     held = split(find_images(options.images, options.exclude), options.hold_out)
-    crops = CropStream(
-        [read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour
-    )
-    trainer = Trainer(options, crops)
-    _prepare_folder(options, trainer)
-    validation = Validation([read_rgb(p) for p in held.held_out])
-    log = CsvLog(options.output / "log.csv", trainer.progress.step)
-    scores = CsvLog(options.output / "validation.csv", trainer.progress.step)
-    checkpoint = options.output / "checkpoint.pt"
+    with RunFolder(options.output, resume=options.resume) as folder:
+        crops = CropStream(
+            [read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour
+        )
+        trainer = Trainer(options, crops)
+        folder.begin(options, trainer.config.to_json(), fixed=("optimizer",))
+        if options.resume:
+            trainer.load(folder.checkpoint)
+        _loop(trainer, crops, Validation([read_rgb(p) for p in held.held_out]), folder, report)
+        return write_weights(trainer, folder.weights, crops.images)
+
+
+def _loop(
+    trainer: Trainer, crops: CropStream, validation: Validation, folder: RunFolder, report: Callable[[str], None]
+) -> None:
+    options, progress = trainer.options, trainer.progress
+    log, scores = (CsvLog(path, progress.step) for path in (folder.log, folder.path / "validation.csv"))
+    means = Means()
     saved = validated = time.monotonic()
     if not options.resume:
         validated -= 60 * options.validate_minutes
-    sums: dict[str, float] = {}
     while True:
-        finished = trainer.progress.fraction(options) >= 1.0  # type: ignore[arg-type]
+        finished = progress.fraction(options) >= 1.0
         if validation.images and (finished or time.monotonic() - validated > 60 * options.validate_minutes):
-            row = {"step": trainer.progress.step, **validation(trainer.averaged_net())}
-            scores.write(row)
-            report("validation " + " ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            report("validation " + scores.write({"step": progress.step, **validation(trainer.averaged_net())}))
             validated = time.monotonic()
         if finished:
             break
         began = time.monotonic()
-        parts = trainer.step(crops(trainer.progress.step, options.latent_batch if trainer.latent_only else options.batch))
-        trainer.progress.seconds += time.monotonic() - began
-        for name, value in parts.items():
-            if math.isfinite(value):
-                sums[name] = sums.get(name, 0.0) + value
-        step = trainer.progress.step
-        if step % options.log_every == 0:
-            row = {"step": step, "minutes": trainer.progress.seconds / 60}
-            row |= {k: sums.get(k, 0.0) / options.log_every for k in parts}
-            log.write(row)
-            report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
-            sums = {}
+        means.add(trainer.step(crops(progress.step, options.latent_batch if trainer.latent_only else options.batch)))
+        progress.seconds += time.monotonic() - began
+        if progress.step % options.log_every == 0:
+            report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
         if time.monotonic() - saved > 60 * options.checkpoint_minutes:
-            trainer.save(checkpoint)
+            trainer.save(folder.checkpoint)
             saved = time.monotonic()
-    trainer.save(checkpoint)
-    return write_weights(trainer, options.output / "weights.safetensors", crops.images)
+    trainer.save(folder.checkpoint)
 
 
 def write_weights(trainer: Trainer, path: Path, images: Sequence[NDArray[np.uint8]] = ()) -> Path:
@@ -394,7 +378,7 @@ def write_weights(trainer: Trainer, path: Path, images: Sequence[NDArray[np.uint
     from bevstack.codec.weights import save_weights
 
     net = trainer.averaged_net()
-    card: dict[str, Any] = {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"}
+    card: dict[str, Any] = {**trainer.progress.card()}
     save_weights(path, net, card)
     if images:
         chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(10, len(images))).astype(int)]

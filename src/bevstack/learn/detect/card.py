@@ -13,7 +13,7 @@ import torch
 from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.weights import load_weights, read_info, save_weights
-from bevstack.learn.train import TrainingError
+from bevstack.learn.run import TrainingError
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from torch.nn import functional
 from bevstack.detect.config import SLIM_WIDTHS
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.slim import is_slim, load_slim, save_slim, slimmable
-from bevstack.learn.train import AveragedWeights, TrainingError
+from bevstack.learn.average import AveragedWeights
+from bevstack.learn.run import TrainingError, check_finite
 from bevstack.nn.slimmable import Slimmable
 
 from .losses import Targets
@@ -147,8 +148,7 @@ class SlimTrainer(Trainer):
                     answers = self.net.bbox_head(maps)
                 near = options.maps * map_distance(maps, self._maps)
                 far = options.outputs * answer_distance(answers, self._answers, objects)
-                if not torch.isfinite(near + far):
-                    raise TrainingError(f"width {width} is not finite at step {self.progress.step}: continue with a lower rate")
+                check_finite(float((near + far).detach()), self.progress.step)
                 self.scaler.scale(near + far).backward()  # type: ignore[no-untyped-call]
                 label = "smallest" if width == self.slim.widths[0] else "between"
                 parts |= {f"maps {label}": float(near.detach()), f"outputs {label}": float(far.detach())}
@@ -198,6 +198,5 @@ class SlimTrainer(Trainer):
 
     def write(self, path: Path) -> Path:
         """All widths as one weights file of ``bevstack.detect.slim``."""
-        card = {"steps": str(self.progress.step), "minutes": f"{self.progress.seconds / 60:.1f}"}
-        save_slim(path, self.averaged_slim(), card)
+        save_slim(path, self.averaged_slim(), self.progress.card())
         return path

@@ -1,14 +1,12 @@
 """Training of a GiraffeDet rung: ``bevstack train giraffedet``; several processes with torchrun.
 
-A run lives in one folder: ``options.json``, ``config.json``, ``environment.json``, ``log.csv`` and ``checkpoint.pt``, from
-which it continues as if it had never stopped: weights, averaged weights, optimiser, gradient scale, and the position in the
-data, which is a pure function of the step number.
+A run lives in one folder (``bevstack.learn.run``) and continues from its checkpoint as if it had never stopped: weights,
+averaged weights, optimiser, gradient scale, and the position in the data, which is a pure function of the step number.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -25,7 +23,18 @@ from torch.utils.data import DataLoader, Dataset
 from bevstack.detect.config import DETECTORS, GiraffeDetConfig
 from bevstack.detect.letterbox import check_canvas
 from bevstack.detect.network import GiraffeDetNet
-from bevstack.learn.train import AveragedWeights, CsvLog, TrainingError, environment
+from bevstack.learn.average import AveragedWeights
+from bevstack.learn.run import (
+    CsvLog,
+    Means,
+    Progress,
+    RunFolder,
+    TrainingError,
+    check_budget,
+    check_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
 from bevstack.nn.seed import seed_everything
 
 from .data import AugmentOptions, BatchIndex, DataSpec, Sample, TrainingSet
@@ -84,21 +93,6 @@ class TrainOptions:
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
         return self.canvases or (self.network().canvas,)
-
-
-@dataclass
-class Progress:
-    """Where a run is: finished ``step``s and seconds spent in them."""
-
-    step: int = 0
-    seconds: float = 0.0
-
-    def fraction(self, options: TrainOptions) -> float:
-        """Of the budget, 0 to 1."""
-        if options.steps is not None:
-            return min(1.0, self.step / max(1, options.steps))
-        assert options.minutes is not None
-        return min(1.0, self.seconds / (60.0 * options.minutes))
 
 
 def learning_rate(step: int, fraction: float, options: TrainOptions) -> float:
@@ -278,10 +272,7 @@ class Trainer:
             scores, logits = self._forward(planes)
         canvas = (int(batch.images.shape[1]), int(batch.images.shape[2]))
         parts = self.losses(canvas)(scores, logits, batch.targets, self.processes.mean)
-        if not torch.isfinite(parts.total):
-            raise TrainingError(
-                f"loss is {parts.total.item()} at step {self.progress.step}: continue from the checkpoint with a lower rate"
-            )
+        check_finite(float(parts.total.detach()), self.progress.step)
         self.scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
         others = self._after_labels(planes, batch.targets)
         self.scaler.unscale_(self.optimizer)
@@ -296,7 +287,7 @@ class Trainer:
         return {**values, **others, "positives": parts.positives, "norm": norm_value, "lr": rate}
 
     def save(self, path: Path) -> None:
-        """Everything, written beside the target and moved over it: an interruption leaves the older file whole."""
+        """Everything, with ``save_checkpoint``."""
         state = {
             "config": self.config.to_json(),
             "net": self.trained.state_dict(),
@@ -306,22 +297,15 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(self.progress),
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        save_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Continues from ``save``'s file.
 
         Raises:
-            TrainingError: missing file, or a checkpoint of another model.
+            TrainingError: see ``load_checkpoint``.
         """
-        if not path.is_file():
-            raise TrainingError(f"nothing to resume: {path} does not exist")
-        state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
-        saved = GiraffeDetConfig.from_json(state["config"])
-        if dataclasses.replace(saved, post=self.config.post) != self.config:  # what follows the network is not trained
-            raise TrainingError(f"{path} was made by another model configuration: start a new run folder")
+        state = load_checkpoint(path, self.config, needs=("progress", "scaler"), device=self.processes.device)
         self.trained.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -370,30 +354,6 @@ def start_from(net: GiraffeDetNet, weights: Path) -> int:
     return len(fitting)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _prepare_folder(options: TrainOptions, trainer: Trainer) -> None:
-    checkpoint = options.output / "checkpoint.pt"
-    if options.resume:
-        trainer.load(checkpoint)
-        return
-    if checkpoint.exists():
-        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
-    if trainer.processes.rank:
-        return
-    options.output.mkdir(parents=True, exist_ok=True)
-    plain = {f.name: _plain(getattr(options, f.name)) for f in dataclasses.fields(options) if f.name != "config"}
-    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    (options.output / "config.json").write_text(trainer.config.to_json() + "\n", encoding="utf-8")
-    (options.output / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
-
-
 def train_giraffedet(
     options: TrainOptions,
     *,
@@ -409,8 +369,7 @@ def train_giraffedet(
         TrainingError: no budget, unknown model, folder in use, nothing to resume, diverged loss.
         SourceError: labelled data that cannot be read.
     """
-    if (options.minutes is None) == (options.steps is None):
-        raise TrainingError("give the budget either in minutes or in steps")
+    check_budget(options)
     for canvas in options.sizes():
         check_canvas(canvas)
     if options.threads is not None:
@@ -419,35 +378,32 @@ def train_giraffedet(
     processes = Processes.join()
     torch.set_flush_denormal(True)  # for the run only: others in this process may need denormal numbers
     try:
-        trainer = make(options, processes)
-        _prepare_folder(options, trainer)
-        _loop(trainer, data, report)
-        target = options.output / "weights.safetensors"
-        if processes.rank == 0:
-            trainer.write(target)
-        return target
+        with RunFolder(options.output, resume=options.resume, first=processes.rank == 0) as folder:
+            trainer = make(options, processes)
+            folder.begin(options, trainer.config.to_json(), fixed=("optimizer",))
+            if options.resume:
+                trainer.load(folder.checkpoint)
+            _loop(trainer, data, folder, report)
+            if folder.first:
+                trainer.write(folder.weights)
+            return folder.weights
     finally:
         torch.set_flush_denormal(False)
         processes.leave()
 
 
-def _loop(trainer: Trainer, data: TrainingSet, report: Callable[[str], None]) -> None:
+def _loop(trainer: Trainer, data: TrainingSet, folder: RunFolder, report: Callable[[str], None]) -> None:
     options, processes, progress = trainer.options, trainer.processes, trainer.progress
-    first = processes.rank == 0
-    log = CsvLog(options.output / "log.csv", progress.step) if first else None
-    checkpoint = options.output / "checkpoint.pt"
+    log = CsvLog(folder.log, progress.step) if folder.first else None
+    means = Means()
     index = BatchIndex(options.batch, options.sizes(), options.seed, progress.step, processes.rank, processes.world)
     stream = batches(data, index, options.workers, processes.device.type == "cuda")
     saved = time.monotonic()
-    sums: dict[str, float] = {}
-    waited, summed = 0.0, 0
     while progress.fraction(options) < 1.0:
         began = time.monotonic()
         batch = next(stream)
-        waited += time.monotonic() - began
-        for name, value in trainer.step(batch).items():
-            sums[name] = sums.get(name, 0.0) + value
-        summed += 1  # a continued run may begin between two lines of the log
+        waiting = time.monotonic() - began
+        means.add({**trainer.step(batch), "waiting": waiting})
         # All processes must stop at the same step: the clock is the mean of theirs.
         spent = torch.tensor(time.monotonic() - began, dtype=torch.float64)
         if options.minutes is not None and processes.world > 1:
@@ -456,17 +412,12 @@ def _loop(trainer: Trainer, data: TrainingSet, report: Callable[[str], None]) ->
         if log is None:
             continue
         if progress.step % options.log_every == 0:
-            row: dict[str, float] = {"step": progress.step, "minutes": progress.seconds / 60}
-            row |= {k: v / summed for k, v in sums.items()}
-            row["waiting"] = waited / summed
-            log.write(row)
-            report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
-            sums, waited, summed = {}, 0.0, 0
+            report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
         if time.monotonic() - saved > 60 * options.checkpoint_minutes:
-            trainer.save(checkpoint)
+            trainer.save(folder.checkpoint)
             saved = time.monotonic()
-    if first:
-        trainer.save(checkpoint)
+    if folder.first:
+        trainer.save(folder.checkpoint)
         trainer.settle(stream)
 
 
@@ -474,6 +425,5 @@ def write_weights(trainer: Trainer, path: Path) -> Path:
     """The averaged weights as a weights file of ``bevstack.detect.weights``."""
     from bevstack.detect.weights import save_weights
 
-    card = {"steps": str(trainer.progress.step), "minutes": f"{trainer.progress.seconds / 60:.1f}"}
-    save_weights(path, trainer.averaged_net(), card)
+    save_weights(path, trainer.averaged_net(), trainer.progress.card())
     return path

@@ -5,14 +5,13 @@ rate for the backbone, linear warm-up, poly schedule, gradient clipping. Options
 synchronised batch norms, TensorBoard. Started by ``torchrun`` the batch is shared between its processes; losses are divided by
 the objects of the whole batch, so that many processes do what one would.
 
-The run folder is that of ``bevstack.learn.train``.
+The run folder is that of ``bevstack.learn.run``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +31,10 @@ from bevstack.bev.network import FastBEVNet
 from bevstack.bev.weights import save_weights
 from bevstack.nn.seed import seed_everything
 
+from ..average import AveragedWeights
 from ..freeanchor import free_anchor_losses
-from ..train import AveragedWeights, CsvLog, TrainingError, environment, start_from
+from ..run import CsvLog, Means, RunFolder, TrainingError, check_finite, load_checkpoint, save_checkpoint
+from ..train import start_from
 from .samples import DrivePool, MixedPool, NuScenesPool, Pool, SampleSet, TrainingSample, split_scenes
 
 
@@ -249,8 +250,7 @@ class Recipe:
         parts = self.losses(samples)
         total = torch.stack(list(parts.values())).sum()
         value = self.world.total(float(total.detach())) / self.world.size
-        if not np.isfinite(value):
-            raise TrainingError(f"loss is {value} at step {self.step_number}: resume from the checkpoint with a lower rate")
+        check_finite(value, self.step_number)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -264,7 +264,7 @@ class Recipe:
         return {"loss": value, **means, "norm": norm, "lr": now}
 
     def save(self, path: Path) -> None:
-        """Everything, beside the target and then over it."""
+        """Everything, with ``save_checkpoint``."""
         state = {
             "config": self.config.to_json(),
             "step": self.step_number,
@@ -275,21 +275,15 @@ class Recipe:
             "updates": 0 if self.average is None else self.average.updates,
             "random": torch.get_rng_state(),
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        save_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
         """Continues from ``save``'s file.
 
         Raises:
-            TrainingError: missing file, or a checkpoint of another model or recipe.
+            TrainingError: see ``load_checkpoint``.
         """
-        if not path.is_file():
-            raise TrainingError(f"nothing to resume: {path} does not exist")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state.get("config") != self.config.to_json() or "step" not in state:
-            raise TrainingError(f"{path} was made by another model configuration or recipe: start a new run folder")
+        state = load_checkpoint(path, self.config, needs=("step", "scaler"))
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -340,23 +334,6 @@ def batches(options: RecipeOptions, samples: SampleSet, world: World, start: int
     yield from loader
 
 
-def _prepare(options: RecipeOptions, recipe: Recipe) -> None:
-    checkpoint = options.output / "checkpoint.pt"
-    if options.resume:
-        recipe.load(checkpoint)
-        return
-    if checkpoint.exists():
-        raise TrainingError(f"{options.output} already holds a run: pass --resume to continue it, or choose another folder")
-    if recipe.world.rank:
-        return
-    options.output.mkdir(parents=True, exist_ok=True)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "config"}
-    about = {**environment(), "processes": str(recipe.world.size), "device": str(recipe.world.device)}
-    (options.output / "options.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    (options.output / "config.json").write_text(recipe.config.to_json() + "\n", encoding="utf-8")
-    (options.output / "environment.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
 def _board(options: RecipeOptions) -> Any:
     """TensorBoard's writer.
 
@@ -390,39 +367,41 @@ def train_recipe(
         TrainingError: unknown model, folder in use, nothing to resume, diverged loss, missing package.
         BevstackError: the data cannot be read.
     """
-    with joined() as world:
+    if options.steps < 1:
+        raise TrainingError(f"--steps is {options.steps}: give a budget above 0")
+    with joined() as world, RunFolder(options.output, resume=options.resume, first=world.rank == 0) as folder:
         recipe = Recipe(options, world)
-        _prepare(options, recipe)
-        first = world.rank == 0
-        board = _board(options) if options.tensorboard and first else None
-        log = CsvLog(options.output / "log.csv", recipe.step_number) if first else None
         samples = SampleSet(pool or options.pool(), recipe.config, options.seed, options.augment)
-        sums: dict[str, float] = {}
-        began, counted = time.monotonic(), 0
+        board = _board(options) if options.tensorboard and folder.first else None
+        about = {"processes": str(world.size), "device": str(world.device)}
+        folder.begin(options, recipe.config.to_json(), about)
+        if options.resume:
+            recipe.load(folder.checkpoint)
+        log = CsvLog(folder.log, recipe.step_number) if folder.first else None
+        means = Means()
+        began = time.monotonic()
         for batch in batches(options, samples, world, recipe.step_number):
             parts = recipe.step(batch)
-            counted += 1
-            sums = {k: sums.get(k, 0.0) + v for k, v in parts.items()}
-            step = recipe.step_number
-            if first and progress is not None:
+            now = time.monotonic()
+            means.add({**parts, "seconds": now - began})
+            began, step = now, recipe.step_number
+            if log is None:
+                continue
+            if progress is not None:
                 progress(step, options.steps)
-            if step % options.log_every == 0 or step == options.steps:
-                row: dict[str, float] = {"step": step, **{k: v / counted for k, v in sums.items()}}
-                row["seconds"] = (time.monotonic() - began) / counted
-                sums, counted, began = {}, 0, time.monotonic()
-                if first and log is not None:
-                    log.write(row)
-                    report(" ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            last = step == options.steps
+            if step % options.log_every == 0 or last:
+                row = means.take()
+                report(log.write({"step": step, **row}))
                 if board is not None:
                     for name, value in row.items():
                         board.add_scalar(name, value, step)
-            if first and (step % options.checkpoint_steps == 0 or step == options.steps):
-                recipe.save(options.output / "checkpoint.pt")
+            if step % options.checkpoint_steps == 0 or last:
+                recipe.save(folder.checkpoint)
         if board is not None:
             board.close()
-        if not first:
+        if not folder.first:
             return None
-        path = options.output / "weights.safetensors"
         card = {"steps": str(recipe.step_number), "recipe": "published", "data": str(options.data or "simulated drives")}
-        save_weights(path, recipe.result(), card)
-        return path
+        save_weights(folder.weights, recipe.result(), card)
+        return folder.weights
