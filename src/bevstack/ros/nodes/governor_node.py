@@ -178,7 +178,7 @@ class GovernorNode(Node):
         self.get_logger().info(self.sensors.zone_set.describe())
         if p["calibrate"]:
             self.get_logger().info(f"calibrating for {p['calibrate_seconds']:g} s once a node answers, into {p['calibrate']}")
-        elif calibration is None:
+        elif calibration is None and any(zone.control for zone in zones):
             self.get_logger().info("no thermal calibration: governing by bands, without forecasts")
         self._timer = self.create_timer(p["period"], self._tick)
 
