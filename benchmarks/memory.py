@@ -1,6 +1,6 @@
 """Peak memory of each Fast-BEV rung at work: one process per rung, ONNX Runtime, no torch in it.
 
-Usage: python benchmarks/memory.py [--rungs fastbev-nano,...] [--graphs split,whole] [--instants 1] [--threads N] [--json FILE]
+Usage: python benchmarks/memory.py [--rungs fastbev-nano,...] [--graphs split,whole] [--instants 2] [--threads N] [--json FILE]
 
 Random weights (memory does not depend on them). A first process exports the graphs; a second one, whose peak resident size is
 what is printed, loads them and works on ``instants`` noise images with a whole past from the first one on: interpreter, libraries,
@@ -61,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rungs", default=",".join(CONFIGS))
     parser.add_argument("--graphs", default="split,whole")
-    parser.add_argument("--instants", type=int, default=1)
+    parser.add_argument("--instants", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)

@@ -70,7 +70,8 @@ def load_detector(model: str, engine: str, threads: int | None = None, canvas: t
     """The detector of an entry of ``available``.
 
     ``engine`` may be any of the stack's engines: "tensorrt" and "torch-cuda", which want a fixed number of images, mean the GPU
-    here, that is "onnx-cuda"; "cpu" wants one, too; and ONNX Runtime on the CPU takes over, with a warning, where the machine lacks what is needed.
+    here, that is "onnx-cuda"; "cpu" wants one, too. ONNX Runtime on the CPU takes over, with a warning, where the machine lacks
+    what is needed.
 
     Raises:
         BevstackError: no such weights, a damaged checkpoint, an unknown engine.
