@@ -58,16 +58,18 @@ def test_a_wrong_feature_in_the_cache_is_noticed(graph: Any) -> None:
 
 
 def test_engines_agree(case: Callable[..., Any]) -> None:
-    """torch and ONNX Runtime, one graph and two, on uint8 images: head maps within 1e-3."""
+    """torch and ONNX Runtime, one graph and two, and our own kernels, on uint8 images: head maps within 1e-3."""
     c = case("m0", "small")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, *c.config.image_hw, 3), dtype=np.uint8)
     maps, tables = cached_maps(c), list(c.tables())
     history = [maps[1], None, maps[3]]  # the middle instant is missing: the current one is repeated
+    halves = [export_graph(c.net, "image"), export_graph(c.net, "bev")]
     runners: dict[str, Runner] = {
         "torch whole": torch_runner(c.net, 1, split=False),
         "onnx whole": WholeRunner(OnnxEngine(export_graph(c.net), 1), c.config),
-        "onnx split": onnx_runner([export_graph(c.net, "image"), export_graph(c.net, "bev")], c.config, 1),
+        "onnx split": onnx_runner(halves, c.config, 1),
+        "cpu": onnx_runner(halves, c.config, 2, engine="cpu"),
     }
     results = {name: runner(images, tables, history) for name, runner in runners.items()}
     reference, features = results.pop("torch whole")
