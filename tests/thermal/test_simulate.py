@@ -181,6 +181,14 @@ def test_a_machine_without_zones_is_governed_by_latency() -> None:
     assert ours.lost < 0.5 * fixed.lost
 
 
+def test_a_busy_neighbour_is_not_taken_for_heat_again_and_again() -> None:
+    """Slow items lowered the learnt ceiling until everything ran at its least, in air of 38 degC, and stayed there."""
+    slow = {"kind": "slow", "unit": "gpu", "scale": 1.25, "at": 200, "until": 1000}
+    result = simulate.run(scenario(ambient=38, duration_s=1200, events=[slow], calibration="none"), "bands")
+    assert result.throttled_s == 0
+    assert result.quality > 0.75, "0.4 where ceilings are learnt from slow items without end"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_all_built_in_and_forty_random_scenarios_hold_the_bars() -> None:
