@@ -13,6 +13,7 @@ import typer
 
 from bevstack.errors import BevstackError
 
+from .models import eval_app
 from .plainly import plainly
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def info(
         print(f"{key:<22} {value}")
 
 
+@eval_app.command("codec")
 @codec_app.command("eval")
 @plainly
 def evaluate(

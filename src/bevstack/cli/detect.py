@@ -24,7 +24,7 @@ def eval_giraffedet(
     engine: Annotated[Literal["onnx", "torch"], typer.Option(help="Inference engine.")] = "onnx",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     size: Annotated[str | None, typer.Option(help="Input size WIDTHxHEIGHT instead of the rung's own.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", min=1)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
 ) -> None:
     """Score boxes per image with COCO's own metrics: AP at all overlaps, by size, per class."""
@@ -54,24 +54,27 @@ def eval_giraffedet(
 def train_giraffedet(
     output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
     data: Annotated[list[str], typer.Option(help="Labelled set: COCO.json or IMAGES:COCO.json, with @WEIGHT; several times.")],
-    model: Annotated[str, typer.Option(help="Rung to train.")] = "giraffedet-nano",
+    model: Annotated[str | None, typer.Option(help="Rung to train; default: giraffedet-nano.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
-    batch: Annotated[int, typer.Option(help="Images per step and process.")] = 8,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="Images per step and process.", min=1)] = 8,
     size: Annotated[
         list[str] | None, typer.Option(help="Training image WIDTHxHEIGHT; several times: one is drawn per step.")
     ] = None,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="adamw, or sgd as published.")] = "adamw",
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that prepare images; 0: none.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that prepare images; 0: none.", min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.", min=1)] = None,
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Half precision; default: where there is a GPU.")] = None,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
     backbone: Annotated[
         Path | None, typer.Option(help="Structure of `bevstack search backbone` in place of the rung's backbone.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+    ] = False,
     slim: Annotated[
         bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
     ] = False,
@@ -85,12 +88,14 @@ def train_giraffedet(
     from bevstack.learn.detect.train import train_giraffedet as execute
     from bevstack.nn.superblocks import load_backbone
 
+    if slim and model is not None:
+        raise BevstackError(f"--slim trains the widths of {SLIM.name}, not {model}: leave out one of the two options")
     if slim and backbone is not None:
         raise BevstackError("a searched backbone has one width: leave out --slim or --backbone")
     options = (SlimOptions if slim else TrainOptions)(
         output=output,
         data=tuple(DataSpec.parse(d) for d in data),
-        model=SLIM.name if slim else model,
+        model=SLIM.name if slim else model or TrainOptions.model,
         config=SLIM if slim else None,
         minutes=minutes,
         steps=steps,

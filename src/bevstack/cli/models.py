@@ -155,19 +155,22 @@ def export_fastbev(
 @plainly
 def train_fastbev(
     output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
-    model: Annotated[str, typer.Option(help="Rung to train.")] = "fastbev-nano",
+    model: Annotated[str | None, typer.Option(help="Rung to train; default: fastbev-nano.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
-    batch: Annotated[int, typer.Option(help="Instants per step, each of another drive; divides 16.")] = 4,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="Instants per step, each of another drive; divides 16.", min=1)] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     loss: Annotated[Literal["dense", "freeanchor"], typer.Option(help="dense, or freeanchor as published.")] = "dense",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that render drives.")] = 1,
-    lanes: Annotated[int, typer.Option(help="Threads that share each batch; 1 for exact repeatability.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that render drives.", min=0)] = 1,
+    lanes: Annotated[int, typer.Option(help="Threads that share each batch; 1 for exact repeatability.", min=1)] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of torch inside an operation; default 1 with several lanes.")
+        int | None, typer.Option(help="Threads of torch inside an operation; default 1 with several lanes.", min=1)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+    ] = False,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
     freeze: Annotated[
         float | None,
@@ -185,10 +188,12 @@ def train_fastbev(
     from bevstack.learn.train import Trainer, TrainOptions
     from bevstack.learn.train import train_fastbev as execute
 
+    if slim and model is not None:
+        raise BevstackError(f"--slim trains the widths of {SLIM.name}, not {model}: leave out one of the two options")
     kind = SlimOptions if slim else TrainOptions
     options = kind(
         output=output,
-        model=SLIM.name if slim else model,
+        model=SLIM.name if slim else model or TrainOptions.model,
         config=SLIM if slim else None,
         minutes=minutes,
         steps=steps,
@@ -218,11 +223,11 @@ def train_nuscenes(
     split: Annotated[str, typer.Option(help="Official split, or all.")] = "train",
     mix: Annotated[float, typer.Option(help="Share of the samples that come from simulated drives.")] = 0.0,
     model: Annotated[str, typer.Option(help="Rung to train.")] = "fastbev-m0",
-    steps: Annotated[int, typer.Option(help="Steps; published: 20 epochs of 3862 steps of 32 samples.")] = 77_000,
-    batch: Annotated[int, typer.Option(help="Samples per step, over all processes.")] = 32,
+    steps: Annotated[int, typer.Option(help="Steps; published: 20 epochs of 3862 steps of 32 samples.", min=1)] = 77_000,
+    batch: Annotated[int, typer.Option(help="Samples per step, over all processes.", min=1)] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; scale it with the batch.")] = 4e-4,
     backbone_rate: Annotated[float, typer.Option(help="Factor on it for the backbone.")] = 0.1,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 1000,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", min=0)] = 1000,
     schedule: Annotated[Literal["poly", "cosine"], typer.Option(help="How the rate falls.")] = "poly",
     clip_norm: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 35.0,
     freeze_stem: Annotated[
@@ -235,12 +240,15 @@ def train_nuscenes(
     amp: Annotated[Literal["off", "fp16", "bf16"], typer.Option(help="Half precision: fp16 on GPUs only.")] = "off",
     balance: Annotated[bool, typer.Option("--balance/--no-balance", help="Class-balanced sampling.")] = True,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Augmentation of images and view.")] = True,
-    workers: Annotated[int, typer.Option(help="Loading processes, for each training process.")] = 4,
+    workers: Annotated[int, typer.Option(help="Loading processes, for each training process.", min=0)] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    log_every: Annotated[int, typer.Option(help="Steps per line of the log.")] = 50,
-    checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    log_every: Annotated[int, typer.Option(help="Steps per line of the log.", min=1)] = 50,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+    ] = False,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
 ) -> None:
     """Train Fast-BEV by the published recipe, on nuScenes, simulated drives or both; on many GPUs with torchrun."""

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from bevstack.errors import BevstackError
+
 from .models import train_app as train_app
 from .plainly import plainly
 
@@ -19,23 +21,28 @@ def train_codec(
     exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern of file names to leave out; several times.")] = None,
     model: Annotated[str, typer.Option(help="Codec to train.")] = "codec-nano",
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.")] = None,
-    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
-    crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.")] = 256,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="Crops per step.", min=1)] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.", min=64)] = 256,
     optimizer: Annotated[Literal["soap", "adam"], typer.Option(help="Optimiser.")] = "soap",
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     flat: Annotated[float, typer.Option(help="Share of the budget before the learning rate starts to fall.")] = 0.3,
-    hold_out: Annotated[int, typer.Option(help="Every so-many-th photograph validates; 0: none.")] = 40,
+    hold_out: Annotated[int, typer.Option(help="Every so-many-th photograph validates; 0: none.", min=0)] = 40,
     validate_minutes: Annotated[float, typer.Option(help="Minutes between two validations.")] = 8.0,
-    latent_steps: Annotated[int, typer.Option(help="First steps that train only the entropy model, on principal axes.")] = 3000,
+    latent_steps: Annotated[
+        int, typer.Option(help="First steps that train only the entropy model, on principal axes.", min=0)
+    ] = 3000,
     metric: Annotated[Literal["mse", "ms-ssim"], typer.Option(help="Distortion.")] = "mse",
     sparsity: Annotated[float, typer.Option(help="Weight of the L1 norm of the latent: empties channels.")] = 0.0,
     visibility: Annotated[float, typer.Option(help="Share of steps in which parts of the latent are lost.")] = 0.0,
     colour: Annotated[float, typer.Option(help="Share of crops with another saturation and hue.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of weights, crops and noise.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+    ] = False,
 ) -> None:
     """Train a learned image codec on folders of photographs."""
     from bevstack.learn.codec.train import CodecTrainOptions
@@ -76,10 +83,10 @@ def train_students(
     output: Annotated[Path, typer.Argument(help="Folder for the students' weights files.")],
     images: Annotated[list[Path], typer.Option(help="Folder of photographs; may be given several times.")],
     exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern of file names to leave out; several times.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of each of the two trainings.")] = 1000,
-    blocks: Annotated[int, typer.Option(help="Residual blocks that the small decoder keeps.")] = 2,
-    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
-    crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.")] = 256,
+    steps: Annotated[int, typer.Option(help="Steps of each of the two trainings.", min=1)] = 1000,
+    blocks: Annotated[int, typer.Option(help="Residual blocks that the small decoder keeps.", min=1)] = 2,
+    batch: Annotated[int, typer.Option(help="Crops per step.", min=1)] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.", min=64)] = 256,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
     seed: Annotated[int, typer.Option(help="Of crops and rates.")] = 0,
 ) -> None:
@@ -89,6 +96,8 @@ def train_students(
     from bevstack.learn.codec.distill import DistillOptions, distill
 
     path = find_weights(teacher)
+    if output.exists() and not output.is_dir():
+        raise BevstackError(f"{output} is a file: give a folder for the students' weights")
     crops = CropStream([read_rgb(p) for p in find_images(images, exclude or ())], crop, batch, seed)
     options = DistillOptions(steps=steps, blocks=blocks, batch=batch, learning_rate=learning_rate, seed=seed)
     for name, net in distill(load_weights(path), crops, options).items():

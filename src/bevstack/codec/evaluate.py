@@ -211,7 +211,7 @@ def find_pictures(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        raise EvaluationError(f"picture folder {folder} does not exist")
+        raise EvaluationError(f"picture folder {folder} does not exist: give a folder of pictures")
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     if not found:
         raise EvaluationError(f"folder {folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")

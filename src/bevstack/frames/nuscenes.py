@@ -105,8 +105,9 @@ def version_folder(path: Path, version: str | None = None) -> Path:
             raise SourceError(f"{path} has no nuScenes version {version!r} (found: {', '.join(found) or 'none'})")
         return found[version]
     if len(found) != 1:
-        what = f"several versions ({', '.join(found)}): choose one with version=..." if found else "no folder v1.0-*"
-        raise SourceError(f"{path} has {what}")
+        if not found:
+            raise SourceError(f"{path} has no folder v1.0-*: give the folder that holds it")
+        raise SourceError(f"{path} has several versions ({', '.join(found)}): choose one with version=...")
     return next(iter(found.values()))
 
 

@@ -263,9 +263,12 @@ class DriveStream:
 
     def __init__(self, config: FastBEVConfig, options: StreamOptions, start: int = 0) -> None:
         if options.first_drive < RESERVED_SEEDS:
-            raise BevstackError(f"first_drive is {options.first_drive}: seeds below {RESERVED_SEEDS} are kept for evaluation")
+            raise BevstackError(
+                f"first_drive is {options.first_drive}: give {RESERVED_SEEDS} or more, the others are kept for evaluation"
+            )
         if options.drives % options.batch:
-            raise BevstackError(f"{options.drives} drives cannot take turns in batches of {options.batch}: give a multiple")
+            divisors = ", ".join(str(n) for n in range(1, options.drives + 1) if options.drives % n == 0)
+            raise BevstackError(f"{options.drives} drives cannot take turns in batches of {options.batch}: choose {divisors}")
         self.config, self.options, self.start = config, options, start
         spacing(config)
         # A drive's world lives in one process: every process has its own share of each batch.

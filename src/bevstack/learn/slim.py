@@ -106,7 +106,7 @@ class SlimTrainer(Trainer):
         if not isinstance(options, SlimOptions):
             raise TrainingError("several widths need SlimOptions")
         if options.lanes != 1:
-            raise TrainingError(f"lanes is {options.lanes}: several widths are trained in one lane")
+            raise TrainingError(f"lanes is {options.lanes}: several widths are trained in one lane, so leave --lanes out")
         if options.loss != "dense":
             raise TrainingError(f"loss is {options.loss}: several widths are trained with dense")
         if len(set(options.widths)) < 2:

@@ -127,6 +127,8 @@ class CropStream:
             raise DataError(f"no image is at least {crop} pixels high and wide: choose a smaller --crop")
         self.maps = [_energy(image) for image in self.images]
         weight = np.array([m.mean() ** 0.5 * image.shape[0] * image.shape[1] for m, image in zip(self.maps, self.images)])
+        if not weight.sum() > 0:
+            raise DataError("every image is of one colour all over: give photographs")
         self.chance = weight / weight.sum()
 
     def __call__(self, step: int, batch: int | None = None) -> Image:

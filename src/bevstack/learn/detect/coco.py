@@ -90,6 +90,15 @@ def _require(condition: bool, file: Path, what: str) -> None:
         raise SourceError(f"{file} is no COCO file: {what}")
 
 
+def check_folder(images: Path | None) -> None:
+    """
+    Raises:
+        SourceError: the folder of the images is missing.
+    """
+    if images is not None and not images.is_dir():
+        raise SourceError(f"image folder {images} does not exist: give the folder that the file names of the set start from")
+
+
 def read_coco(file: Path, images: Path | None = None, classes: Sequence[str] | None = None) -> CocoData:
     """Reads labels; images are not opened.
 
@@ -103,7 +112,9 @@ def read_coco(file: Path, images: Path | None = None, classes: Sequence[str] | N
     """
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SourceError(f"{file} cannot be read: {error.strerror}; give a COCO annotation file") from error
+    except ValueError as error:
         raise SourceError(f"{file} cannot be read as JSON ({error}): give a COCO annotation file") from error
     _require(isinstance(content, Mapping), file, "expected an object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):

@@ -14,7 +14,7 @@ from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.letterbox import letterbox
 from bevstack.errors import SourceError
 
-from .coco import CocoData, Labels, read_coco
+from .coco import CocoData, Labels, check_folder, read_coco
 from .teacher import read_rgb
 
 
@@ -75,7 +75,7 @@ class TrainingSet:
     """Labelled sets mixed by weight. Sample ``number`` depends on nothing but ``seed`` and its number.
 
     Raises:
-        SourceError: a file cannot be read, or there are no images at all.
+        SourceError: a file cannot be read, a folder is missing, or there are no images at all.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class TrainingSet:
         self.sets: list[CocoData] = []
         weights = []
         for spec in specs:
+            check_folder(spec.images)
             data = read_coco(spec.file, spec.images, config.classes)
             if data.images:
                 self.sets.append(data)

@@ -19,7 +19,7 @@ from bevstack.engine.names import EngineName
 from bevstack.errors import BevstackError
 from bevstack.geometry import Boxes2D
 
-from .coco import CocoData, class_mapping, read_coco
+from .coco import CocoData, check_folder, class_mapping, read_coco
 from .teacher import read_rgb
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def evaluate_coco(
         MissingPycocotoolsError: the package is missing. BevstackError: no class in common.
     """
     _pycocotools()  # before an hour of inference, not after it
+    check_folder(images)
     data = read_coco(file, images)
     if limit is not None:
         data = CocoData(data.images[:limit], data.classes, data.category_ids, data.file)

@@ -217,7 +217,11 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         SourceError: no readable image.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise SourceError(f"image {path} cannot be read: {error.strerror}; give the folder that holds it") from error
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     if image is None:
         raise SourceError(f"{path} is no readable image: remove it or write it again")
     return np.ascontiguousarray(np.asarray(image)[..., ::-1])

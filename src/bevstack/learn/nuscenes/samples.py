@@ -191,7 +191,9 @@ class DrivePool:
 
     def __post_init__(self) -> None:
         if self.first_drive < RESERVED_SEEDS:
-            raise BevstackError(f"first_drive is {self.first_drive}: seeds below {RESERVED_SEEDS} are kept for evaluation")
+            raise BevstackError(
+                f"first_drive is {self.first_drive}: give {RESERVED_SEEDS} or more, the others are kept for evaluation"
+            )
 
     def _drive(self, seed: int) -> list[FrameSet]:
         if self._kept is None or self._kept[0] != seed:
