@@ -18,9 +18,10 @@ from bevstack.bev import FastBEV
 from bevstack.bev.config import CONFIGS, BackboneConfig, EncoderConfig, VoxelGrid
 from bevstack.bev.export import export_graph
 from bevstack.bev.network import FastBEVNet
-from bevstack.bev.quantize import QuantizeOptions, activation_ranges, half_precision, layers, prepared, quantised
+from bevstack.bev.quantize import QuantizeOptions, activation_ranges, half_precision, layers, quantised
 from bevstack.engine import tensorrt as room
 from bevstack.engine.onnx import OnnxEngine
+from bevstack.engine.onnx_graph import prepared
 from bevstack.engine.tensorrt import BuildProgress, TensorRTEngine, engine_path, tensorrt_module, tensorrt_or_onnx
 from bevstack.engine.tensorrt_operators import SUPPORTED, problems
 from bevstack.errors import EngineError
