@@ -217,3 +217,16 @@ def test_wrong_inputs_are_one_line() -> None:
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot be read"):
         CpuEngine(tmp_path / "none.onnx")
+
+
+def test_a_constant_per_channel_is_no_residual() -> None:
+    """An enlarged map plus a constant of another shape: added per channel, not as a map."""
+    x = RNG.standard_normal((1, 8, 3, 4)).astype(np.float32)
+    nodes = [
+        node("Resize", "x none none size", "big", mode="linear", coordinate_transformation_mode="half_pixel"),
+        node("Add", "c big", "sum"),
+        node("Relu", "sum", "out"),
+    ]
+    nodes[0].input[:] = ["x", "", "", "size"]
+    constants = {"size": np.array([1, 8, 6, 8], np.int64), "c": weights(1, 8, 1, 1)}
+    agree(graph(nodes, constants, {"x": x}, {"out": np.zeros((1, 8, 6, 8), np.float32)}), {"x": x})

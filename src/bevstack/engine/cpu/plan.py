@@ -135,26 +135,20 @@ class Plan:
         readers = self.readers.get(name, [])
         return (readers[0], self.nodes[readers[0]]) if len(readers) == 1 and name not in self.outputs else None
 
-    def _ending(self, name: str) -> tuple[str, str, bool, list[int]]:
-        """What can be done along with the step that makes ``name``: (final name, name of what is added or "", Relu?, nodes)."""
+    def _ending(self, name: str, shape: tuple[int, ...]) -> tuple[str, str, bool, list[int]]:
+        """What can be done along with the step that makes ``name``, a map of ``shape``: (final name, name of what is added or
+        "", Relu?, nodes)."""
         added, relu, done = "", False, []
         after = self._only_reader(name)
         if after is not None and after[1].op_type == "Add":
             other = next((i for i in after[1].input if i != name), name)
             known = self.values.get(other)
-            shape = self._shape_of(after[1].output[0])
             if known is not None and other != name and known.scale is None and not known.feed and known.array.shape == shape:
                 added, name, done = other, after[1].output[0], [after[0]]
                 after = self._only_reader(name)
         if after is not None and after[1].op_type == "Relu":
             relu, name, done = True, after[1].output[0], [*done, after[0]]
         return name, added, relu, done
-
-    def _shape_of(self, name: str) -> tuple[int, ...] | None:
-        """Of an Add's result, where all its operands are maps: known once the first of them is."""
-        maker = next((n for n in self.nodes if name in n.output), None)
-        shapes = {self.values[i].array.shape for i in maker.input if i in self.values} if maker is not None else set()
-        return shapes.pop() if len(shapes) == 1 else None
 
     def _made(self, name: str, array: Array) -> None:
         self.values[name] = Value(array)
@@ -387,7 +381,7 @@ class Plan:
         else:
             factors = self._constant(node.input[2])
             out_h, out_w = int(h * factors[2]), int(w * factors[3])
-        name, added, relu, done = self._ending(node.output[0])
+        name, added, relu, done = self._ending(node.output[0], (n, c, out_h, out_w))
         more = self._map(added) if added else None
         (y0, wy), (x0, wx) = _places(h, out_h, smooth), _places(w, out_w, smooth)
         out = self.buffers.take(name, (n, out_h, out_w, c))
@@ -433,7 +427,7 @@ class Plan:
             self.steps.turned_product(x, weights.reshape(len(weights), c), bias, turned[0], (h, w))
             self.values[turned[0]] = Value(np.empty((len(weights), w, h), np.float32), turned[0])
             return turned[1]
-        name, added, relu, done = self._ending(node.output[0])
+        name, added, relu, done = self._ending(node.output[0], (n, len(weights), out_h, out_w))
         more = self._map(added) if added else None
         out = self.buffers.take(name, (n, out_h, out_w, len(weights)))
         if size == (3, 3) and stride == (1, 1) and pad == (1, 1) and c % 8 == len(weights) % 8 == 0:
