@@ -1,9 +1,7 @@
 """Training of Fast-BEV in several widths at once: ``bevstack train fastbev --slim``; see docs/slimmable.md.
 
-Every step follows the sandwich rule (Yu and Huang, arXiv 1903.05134): the largest width, the smallest and one in between, drawn
-at random, each go forward and back before the one step of the optimiser. The largest learns from the labels. The others learn
-from it, as it is at that moment (in-place distillation): its lifted features, which every width must be able to put into the
-same cache, and its class scores and boxes.
+Steps follow the sandwich rule (``bevstack.learn.sandwich``). What the narrower widths learn from the largest are its lifted
+features, which every width must be able to put into the same cache, and its class scores and boxes.
 
 What all widths have in common, the BEV encoder and the head, learns from the labels only and keeps its batch-norm statistics;
 so do the norms of the largest width, which start from trained weights.
@@ -29,6 +27,7 @@ from .assignment import SampleTargets
 from .average import AveragedWeights
 from .perspective import PerspectiveTargets
 from .run import TrainingError, check_finite
+from .sandwich import check_widths, narrower_of_step, own_norms, settle, untaught
 from .simulated import Batch
 from .train import Trainer, TrainOptions, start_from
 
@@ -109,13 +108,11 @@ class SlimTrainer(Trainer):
             raise TrainingError(f"lanes is {options.lanes}: several widths are trained in one lane, so leave --lanes out")
         if options.loss != "dense":
             raise TrainingError(f"loss is {options.loss}: several widths are trained with dense")
-        if len(set(options.widths)) < 2:
-            raise TrainingError(f"widths are {options.widths}: give at least two")
+        check_widths(options.widths)
         self.slim_options = options
         super().__init__(options)
         self.trained = self.slim
-        self.between = self.slim.widths[1:-1]
-        self.own_norms = [m for w in self.slim.widths[:-1] for m in self.slim.norms(w)]
+        self.own_norms = own_norms(self.slim)
         for norm in self.own_norms:
             assert isinstance(norm, nn.BatchNorm2d)
             norm.momentum = 0.03
@@ -145,13 +142,6 @@ class SlimTrainer(Trainer):
         for norm in self.own_norms:
             norm.train(not frozen)
 
-    def drawn(self) -> list[float]:
-        """The narrower widths of a step: the smallest, and one in between at random."""
-        smallest = self.slim.widths[0]
-        if not self.between:
-            return [smallest]
-        return [self.between[int(torch.randint(len(self.between), ()))], smallest]
-
     def _lane_step(self, number: int, batch: Batch) -> tuple[float, dict[str, float], Tensor]:
         lane, options = self.lanes[0], self.slim_options
         for parameter in self.parameters:
@@ -163,10 +153,8 @@ class SlimTrainer(Trainer):
         total.backward()  # type: ignore[no-untyped-call]
         bev = bev.detach()
         assert self.dense is not None
-        for parameter in self.common:
-            parameter.requires_grad_(False)
-        try:
-            for width in self.drawn():
+        with untaught(self.common):
+            for label, width in narrower_of_step(self.slim, self.progress.step).items():
                 with self.precision():
                     theirs, their_bev = self.maps(self.slim.at(width), batch)
                     near = options.features * feature_distance(theirs, features, batch.perspective)
@@ -174,11 +162,7 @@ class SlimTrainer(Trainer):
                 loss = near + options.outputs * answers
                 check_finite(float(loss.detach()), self.progress.step)
                 loss.backward()  # type: ignore[no-untyped-call]
-                label = "smallest" if width == self.slim.widths[0] else "between"
                 parts |= {f"features {label}": float(near.detach()), f"outputs {label}": float(answers.detach())}
-        finally:
-            for parameter in self.common:
-                parameter.requires_grad_(True)
         return float(total.detach()), parts, features
 
     def averaged_slim(self) -> Slimmable[FastBEVNet]:
@@ -191,34 +175,17 @@ class SlimTrainer(Trainer):
         """A copy of the largest width."""
         return self.averaged_slim().extract(self.slim.widths[-1])
 
-    @torch.no_grad()
     def settle(self, batches: Iterator[Batch], count: int) -> None:
-        """The narrower widths' norm statistics with the averaged weights: plain means over ``count`` fresh batches, for every
-        width that they bring nearer to the largest on a quarter as many further ones."""
-        old, slim = self.averaged_slim(), self.averaged_slim()
-        narrower = slim.widths[:-1]
-        norms = [m for w in narrower for m in slim.norms(w) if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative mean
-            norm.train()
-        for _, batch in zip(range(count), batches):
-            for width in narrower:
-                slim.at(width).image_features(self.images(batch))
-        slim.eval()
-        distance = {w: [0.0, 0.0] for w in narrower}
-        for _, batch in zip(range(max(1, count // 4)), batches):
-            images = self.images(batch)
-            wanted = slim.full.image_features(images)
-            for width in narrower:
-                for n, candidate in enumerate((old, slim)):
-                    features = candidate.at(width).image_features(images)
-                    distance[width][n] += float(feature_distance(features, wanted, batch.perspective))
-        for width in narrower:
-            if distance[width][0] < distance[width][1]:
-                for new, kept in zip(slim.norms(width), old.norms(width)):
-                    new.load_state_dict(kept.state_dict())
-        self.average.state = {k: v.clone() for k, v in slim.state_dict().items()}
+        """The narrower widths' norm statistics with the averaged weights; see ``bevstack.learn.sandwich.settle``."""
+        self.average.state = settle(
+            self.averaged_slim(),
+            self.averaged_slim(),
+            batches,
+            count,
+            self.images,
+            lambda net, images: net.image_features(images),
+            lambda features, wanted, batch: feature_distance(features, wanted, batch.perspective),
+        )
 
     def write(self, path: Path) -> Path:
         """All widths as one weights file of ``bevstack.bev.slim``."""

@@ -1,8 +1,7 @@
 """Training of GiraffeDet in several widths at once: ``bevstack train giraffedet --slim``; see docs/slimmable.md.
 
-As for Fast-BEV (``bevstack.learn.slim``): the largest width learns from the labels; the smallest, and one in between drawn at
-random, learn from its five level maps and its head's answers. The head, which all widths have in common, learns from the labels
-only.
+Steps follow the sandwich rule (``bevstack.learn.sandwich``). What the narrower widths learn from the largest are its five level
+maps and its head's answers. The head, which all widths have in common, learns from the labels only.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bevstack.detect.config import SLIM_WIDTHS
@@ -20,6 +19,7 @@ from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.slim import is_slim, load_slim, save_slim, slimmable
 from bevstack.learn.average import AveragedWeights
 from bevstack.learn.run import TrainingError, check_finite
+from bevstack.learn.sandwich import check_widths, narrower_of_step, own_norms, settle, untaught
 from bevstack.nn.slimmable import Slimmable
 
 from .losses import Targets
@@ -87,14 +87,12 @@ class SlimTrainer(Trainer):
             raise TrainingError("several widths need SlimOptions")
         if processes is not None and processes.world > 1:
             raise TrainingError(f"{processes.world} processes: several widths are trained in one")
-        if len(set(options.widths)) < 2:
-            raise TrainingError(f"widths are {options.widths}: give at least two")
+        check_widths(options.widths)
         self.slim_options = options
         super().__init__(options, processes)
         self.slim.to(self.processes.device)
         self.trained = self.slim
-        self.between = self.slim.widths[1:-1]
-        self.own_norms = [m for w in self.slim.widths[:-1] for m in self.slim.norms(w)]
+        self.own_norms = own_norms(self.slim)
         own = [p for norm in self.own_norms for p in norm.parameters()]
         self.optimizer.add_param_group({"params": own, "weight_decay": 0.0})
         self.average = AveragedWeights(self.slim, options.ema)
@@ -125,24 +123,12 @@ class SlimTrainer(Trainer):
         self._answers = ([s.detach() for s in scores], [v.detach() for v in logits])
         return scores, logits
 
-    def drawn(self) -> list[float]:
-        """The narrower widths of a step: the smallest, and one in between that the step's number decides, so that a continued
-        run draws the same."""
-        smallest = self.slim.widths[0]
-        if not self.between:
-            return [smallest]
-        chosen = torch.randint(len(self.between), (), generator=torch.Generator().manual_seed(self.progress.step))
-        return [self.between[int(chosen)], smallest]
-
     def _after_labels(self, planes: Tensor, targets: list[Targets]) -> dict[str, float]:
         options = self.slim_options
         parts: dict[str, float] = {}
         objects = sum(len(t.boxes) for t in targets)
-        head = list(self.net.bbox_head.parameters())
-        for parameter in head:
-            parameter.requires_grad_(False)
-        try:
-            for width in self.drawn():
+        with untaught(self.net.bbox_head.parameters()):
+            for label, width in narrower_of_step(self.slim, self.progress.step).items():
                 with self.precision():
                     maps = self.slim.at(width).features(planes)
                     answers = self.net.bbox_head(maps)
@@ -150,11 +136,7 @@ class SlimTrainer(Trainer):
                 far = options.outputs * answer_distance(answers, self._answers, objects)
                 check_finite(float((near + far).detach()), self.progress.step)
                 self.scaler.scale(near + far).backward()  # type: ignore[no-untyped-call]
-                label = "smallest" if width == self.slim.widths[0] else "between"
                 parts |= {f"maps {label}": float(near.detach()), f"outputs {label}": float(far.detach())}
-        finally:
-            for parameter in head:
-                parameter.requires_grad_(True)
         return parts
 
     def averaged_slim(self) -> Slimmable[GiraffeDetNet]:
@@ -167,34 +149,18 @@ class SlimTrainer(Trainer):
         """A copy of the largest width."""
         return self.averaged_slim().extract(self.slim.widths[-1])
 
-    @torch.no_grad()
     def settle(self, batches: Iterator[Batch]) -> None:
-        """The narrower widths' norm statistics with the averaged weights: plain means over fresh batches, for every width that
-        they bring nearer to the largest on a quarter as many further ones."""
-        count = self.slim_options.statistics
-        old, slim = self.averaged_slim(), self.averaged_slim()
-        narrower = slim.widths[:-1]
-        for norm in (m for w in narrower for m in slim.norms(w) if isinstance(m, nn.BatchNorm2d)):
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative mean
-            norm.train()
+        """The narrower widths' norm statistics with the averaged weights; see ``bevstack.learn.sandwich.settle``."""
         mean, std = self._mean.cpu(), self._std.cpu()
-        distance = {w: [0.0, 0.0] for w in narrower}
-        for number, batch in zip(range(count + max(1, count // 4)), batches):
-            planes = ((batch.images.float() - mean) / std).permute(0, 3, 1, 2)
-            if number == count:
-                slim.eval()
-            wanted = slim.full.features(planes) if number >= count else []
-            for width in narrower:
-                maps = slim.at(width).features(planes)
-                if number >= count:
-                    distance[width][0] += float(map_distance(old.at(width).features(planes), wanted))
-                    distance[width][1] += float(map_distance(maps, wanted))
-        for width in narrower:
-            if distance[width][0] < distance[width][1]:
-                for new, kept in zip(slim.norms(width), old.norms(width)):
-                    new.load_state_dict(kept.state_dict())
-        self.average.state = {k: v.clone() for k, v in slim.state_dict().items()}
+        self.average.state = settle(
+            self.averaged_slim(),
+            self.averaged_slim(),
+            batches,
+            self.slim_options.statistics,
+            lambda batch: ((batch.images.float() - mean) / std).permute(0, 3, 1, 2),
+            lambda net, planes: net.features(planes),
+            lambda maps, wanted, batch: map_distance(maps, wanted),
+        )
 
     def write(self, path: Path) -> Path:
         """All widths as one weights file of ``bevstack.detect.slim``."""
