@@ -65,6 +65,7 @@ def test_folders_models_and_budgets(kind: str) -> None:
         ("giraffedet new --steps 2 --data none.json", "none.json cannot be read: No such file or directory; give a COCO"),
         ("giraffedet new --steps 2 --data none:coco.json", "image folder none does not exist: give the folder"),
         ("giraffedet new --steps 2 --data coco.json --slim --model giraffedet-nano", "leave out one of the two options"),
+        ("giraffedet new --steps 2 --data coco.json --batch 1 --size 128x128", "give a larger --batch or --size"),
         ("fastbev new --steps 2 --slim --model fastbev-nano", "leave out one of the two options"),
         ("fastbev new --steps 2 --slim --lanes 2", "trained in one lane, so leave --lanes out"),
         ("fastbev new --steps 2 --batch 3", "16 drives cannot take turns in batches of 3: choose 1, 2, 4, 8, 16"),

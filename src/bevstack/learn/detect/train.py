@@ -372,6 +372,8 @@ def train_giraffedet(
     check_budget(options)
     for canvas in options.sizes():
         check_canvas(canvas)
+        if options.batch * canvas[0] * canvas[1] <= 128 * 128:  # the coarsest map has one cell in all
+            raise TrainingError("one image of 128x128 pixels is too little for batch norms: give a larger --batch or --size")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     data = TrainingSet(options.network(), options.data, options.seed, options.augment)
