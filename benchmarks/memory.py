@@ -3,8 +3,8 @@
 Usage: python benchmarks/memory.py [--rungs fastbev-nano,...] [--graphs split,whole] [--instants 2] [--threads N] [--json FILE]
 
 Random weights (memory does not depend on them). A first process exports the graphs; a second one, whose peak resident size is
-what is printed, loads them and works on ``instants`` noise images with a whole past from the first one on: interpreter, libraries,
-weights, tables, cached features and all. "idle" is the same process with its imports done and no network open.
+what is printed, loads them and works on ``instants`` noise images with a whole past from the first one on: interpreter,
+libraries, weights, tables, cached features and all. "idle" is the same process with its imports done and no network open.
 """
 
 from __future__ import annotations
