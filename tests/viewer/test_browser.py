@@ -304,13 +304,13 @@ def test_everything_can_be_reached_with_the_tab_key(page: Any) -> None:
 def test_learned_streams_show_pictures_and_figures(page: Any, drive: Drive, server: PageServer, tmp_path: Path) -> None:
     assert page.locator("#learned").is_hidden(), "no streams, no panel"
 
-    def code(count: int) -> None:
+    def code(count: int, decode: bool = True) -> None:
         stamp = drive.count * 100_000_000
         for name in ("cam_front", "cam_back"):
             stages = (("analysis", 40.0), ("total", 61.0))
             status = StreamStatus(name, "encode", stamp, "codec-nano", "onnx", 320, 180, 1440, 0.2, 21.0, stages=stages)
             drive.state.learned.set_status(replace(status, frames_in=count + 2, frames_out=count, frames_dropped=2))
-            if name in server.learned_cameras():
+            if decode and name in server.learned_cameras():
                 drive.state.learned.add_decoded(name, Picture(stamp, np.full((180, 320, 3), 94, np.uint8)))
 
     def grey(kind: str) -> int:
@@ -329,12 +329,20 @@ def test_learned_streams_show_pictures_and_figures(page: Any, drive: Drive, serv
             )
         )
 
+    def explained() -> bool:
+        code(drive.count, decode=False)
+        return page.locator(".learned-reason").is_visible() and page.locator(".learned-pictures").is_hidden()
+
+    until(page, explained)
+    assert "decoder_node" in page.locator(".learned-reason").inner_text()
+
     def shown() -> bool:
         code(drive.count)
         return grey("decoded") >= 0
 
     until(page, shown)
     assert [round(grey(kind) / 4) for kind in ("original", "decoded", "difference")] == [22, 24, 8]  # 90, 94, 8 x 4
+    assert page.locator(".learned-reason").is_hidden()
     facts = dict(zip(page.locator("#learned dt").all_inner_texts(), page.locator("#learned dd").all_inner_texts()))
     assert (facts["bits per pixel"], facts["bytes"], facts["picture"]) == ("0.200", "1,440", "320 × 180")
     assert facts["PSNR"] == "36.09 dB"  # 20 log10(255 / 4)

@@ -44,7 +44,7 @@ class FastBEV:
     Args:
         model: name of a rung ("fastbev-nano": its weights are looked up), a weights file, an exported ``.onnx`` graph (needs no
             torch), a network, or a config (random weights from seed 0: for timing).
-        engine: "onnx" (exports once, kept in the user's cache), "cpu" (float32 on own kernels, two graphs: the fastest here),
+        engine: "onnx" (exports once, kept in the user's cache), "cpu" (float32 on own kernels, two graphs),
             "torch", "onnx-cuda" (ONNX Runtime's CUDA provider, one graph),
             "tensorrt" (one graph; ONNX Runtime with a warning where TensorRT cannot be used), or "torch-cuda".
         precision: "fp32", "fp16" or "int8" where the engine offers it (``bevstack.engine.names.OFFERED``); "": its own, float32

@@ -102,8 +102,11 @@ export class Learned {
       this.facts.children[i].title = titles[name] ?? "";
       this.facts.children[i].classList.toggle("old", (name === "last frame" && stream.age > OLD_S) || (name === "damaged" && stream.damaged > 0));
     });
-    this.reason.hidden = !stream.reason;
-    setText(this.reason, stream.reason);
+    const waiting = Boolean(this.choice) && this.shown?.camera !== this.choice;
+    this.figures.hidden = !this.choice || waiting;
+    const reason = stream.reason || (waiting && !total(stream.decode) ? "no pictures: they need a decoder_node (decode:=true)" : "");
+    this.reason.hidden = !reason;
+    setText(this.reason, reason);
     this.drawSpark(this.histories.get(stream.camera)?.values ?? []);
   }
 
