@@ -114,12 +114,24 @@ def test_workers_that_outlive_their_trainer_do_not_keep_the_lock(tmp_path: Path)
         os.close(read)
 
 
+def test_a_copy_of_the_lock_that_is_still_open_does_not_keep_it(tmp_path: Path) -> None:
+    """As in a child between its fork and its first instruction."""
+    with RunFolder(tmp_path, resume=False):
+        (held,) = run._held
+        copy = os.dup(held)
+    try:
+        with RunFolder(tmp_path, resume=False):
+            pass
+    finally:
+        os.close(copy)
+
+
 def test_a_lock_file_that_vanishes_while_it_is_taken_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
     def late(descriptor: int, how: int) -> None:
         nonlocal calls
-        calls += 1
+        calls += bool(how & fcntl.LOCK_EX)
         if calls == 1:
             (tmp_path / "lock").unlink()
         fcntl_flock(descriptor, how)

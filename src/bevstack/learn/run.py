@@ -7,6 +7,7 @@ steps themselves stand in each trainer's own module.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import fcntl
@@ -219,6 +220,8 @@ class Lock:
         else:
             os.ftruncate(self._descriptor, 0)
         _held.discard(self._descriptor)
+        with contextlib.suppress(OSError):  # no locks on this file system: nothing to let go
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a child just forked may not have closed its copy yet
         os.close(self._descriptor)
 
 
