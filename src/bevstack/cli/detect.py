@@ -140,6 +140,10 @@ def sim_write_coco(
     seeds: Annotated[str, typer.Option(help="Drives: A-B, or several separated by commas; below 10000: for evaluation.")],
     instants: Annotated[int, typer.Option(help="Per drive; each gives six images.")] = 8,
     image_width: Annotated[int, typer.Option(help="Width of the images, pixels.")] = 640,
+    view: Annotated[
+        Literal["vehicle", "overhead"],
+        typer.Option(help="Cameras of the vehicle, or cameras on masts and bridges that look down."),
+    ] = "vehicle",
 ) -> None:
     """Write simulated drives as images with true 2D boxes, in COCO's format."""
     from bevstack.learn.detect.simulated import write_simulated
@@ -147,7 +151,7 @@ def sim_write_coco(
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    print(write_simulated(output, parse_seeds(seeds), instants=instants, width=image_width, report=report))
+    print(write_simulated(output, parse_seeds(seeds), instants=instants, width=image_width, view=view, report=report))
 
 
 @plainly

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bevstack.frames.sim import SimulatedDrive
+from bevstack.frames.sim import SimulatedDrive, overhead_rig
 from bevstack.geometry import DETECTION_CLASSES
 from bevstack.geometry.association import associate
 from bevstack.geometry.boxes import Boxes2D
@@ -75,3 +75,34 @@ def test_folder_of_drives(tmp_path: Path) -> None:
     again = read_coco(tmp_path / "b" / "coco.json")
     assert [i.labels.xyxy.tolist() for i in again.images] == [i.labels.xyxy.tolist() for i in data.images]
     assert [i.path.read_bytes() for i in again.images] == [i.path.read_bytes() for i in data.images]
+
+
+def test_cameras_above_the_road_look_down_at_their_targets(drive: SimulatedDrive) -> None:
+    rng = np.random.default_rng(5)
+    targets = rng.uniform(-30.0, 30.0, (40, 2))
+    rig = overhead_rig(targets, rng, 320)
+    pitches = []
+    for target, camera in zip(targets, rig.values()):
+        pixel, depth = camera.project(np.array([[*target, 0.0]]))
+        assert (camera.width, camera.height) == (320, 180)
+        assert depth[0] > 0
+        assert 79.9 <= pixel[0, 0] <= 240.1  # the middle half
+        assert 44.9 <= pixel[0, 1] <= 135.1
+        assert 5.0 <= camera.T_ego_camera[2, 3] <= 16.0
+        assert camera.T_ego_camera[2, 1] < 0  # the image's down is down
+        pitches.append(np.rad2deg(np.arcsin(-camera.T_ego_camera[2, 2])))
+    assert min(pitches) >= 25.0
+    assert max(pitches) <= 80.0
+    assert np.ptp(pitches) > 40.0
+
+
+def test_overhead_folder_labels_vehicles_that_the_vehicle_itself_may_not_see(tmp_path: Path) -> None:
+    data = read_coco(write_simulated(tmp_path, [3], instants=2, width=320, view="overhead"))
+    again = read_coco(write_simulated(tmp_path / "again", [3], instants=2, width=320, view="overhead"))
+    assert [i.path.read_bytes() for i in again.images] == [i.path.read_bytes() for i in data.images]
+    assert len(data.images) == 12
+    vehicles = {DETECTION_CLASSES.index(c) for c in ("car", "truck", "trailer", "bus", "construction_vehicle")}
+    aimed = [i.labels for i in data.images if int(i.path.stem[-1]) < 4]
+    seen = [any(int(n) in vehicles for n in labels.label[~labels.ignore]) for labels in aimed]
+    assert len(aimed) == 8
+    assert sum(seen) >= 6  # a house or a tree may stand before one

@@ -2,7 +2,7 @@
 
 from .bag import truth_json, write_bag
 from .drive import MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE, TRUTH_RANGE, SimulatedDrive
-from .rig import nuscenes_rig
+from .rig import nuscenes_rig, overhead_rig
 from .styles import STYLES, Style
 from .world import World
 
@@ -15,6 +15,7 @@ __all__ = [
     "Style",
     "World",
     "nuscenes_rig",
+    "overhead_rig",
     "truth_json",
     "write_bag",
 ]

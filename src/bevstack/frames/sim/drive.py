@@ -115,8 +115,8 @@ class SimulatedDrive:
         small = camera.resized(_VISIBILITY_WIDTH, max(1, round(camera.height * _VISIBILITY_WIDTH / camera.width)))
         return self._lens(small).ideal if small.distorted else small
 
-    def truth_with_visibility(self, t: float) -> tuple[Boxes3D, NDArray[np.int64]]:
-        """True boxes ``t`` seconds after the start, and (N,) the pixels in which each is seen, scaled to 1600-wide images."""
+    def objects(self, t: float) -> Boxes3D:
+        """All objects within ``TRUTH_RANGE`` of the ego origin ``t`` seconds after the start, seen or not; ego frame."""
         self._require(t)
         world = self.world
         seconds = self._seconds(self.stamp(t))
@@ -125,15 +125,11 @@ class SimulatedDrive:
         centre = np.column_stack([states[:, :2], 0.5 * world.size[:, 2]])
         local = transform_points(invert(T), centre)
         near = np.nonzero((world.label >= 0) & (np.hypot(local[:, 0], local[:, 1]) <= TRUTH_RANGE))[0]
-        counted, area = self._renderer.visible(self._small, seconds)
-        pixels = counted[near] * (1600 // _VISIBILITY_WIDTH) ** 2
-        seen = (pixels >= MIN_VISIBLE_PIXELS) & (counted[near] >= MIN_VISIBLE_SHARE * area[near])
-        near, pixels = near[seen], pixels[seen]
         turn = yaw_of(T)
         c, s = np.cos(turn), np.sin(turn)
         v = velocity[near] @ np.array([[c, -s], [s, c]])
         yaw = states[near, 2] - turn
-        boxes = Boxes3D(
+        return Boxes3D(
             local[near],
             world.size[near],
             np.arctan2(np.sin(yaw), np.cos(yaw)),
@@ -142,7 +138,14 @@ class SimulatedDrive:
             world.label[near],
             near.astype(np.int64),
         )
-        return boxes, pixels
+
+    def truth_with_visibility(self, t: float) -> tuple[Boxes3D, NDArray[np.int64]]:
+        """True boxes ``t`` seconds after the start, and (N,) the pixels in which each is seen, scaled to 1600-wide images."""
+        boxes = self.objects(t)
+        counted, area = self._renderer.visible(self._small, self._seconds(self.stamp(t)))
+        pixels = counted[boxes.id] * (1600 // _VISIBILITY_WIDTH) ** 2
+        seen = (pixels >= MIN_VISIBLE_PIXELS) & (counted[boxes.id] >= MIN_VISIBLE_SHARE * area[boxes.id])
+        return boxes[seen], pixels[seen]
 
     def truth(self, t: float) -> Boxes3D:
         """True boxes ``t`` seconds after the start, in the ego frame of that time.

@@ -1,8 +1,9 @@
-"""The default rig: six cameras placed as on a nuScenes vehicle."""
+"""Rigs: six cameras placed as on a nuScenes vehicle, and cameras above the road that look down."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bevstack.geometry import Camera, pose
 
@@ -31,6 +32,35 @@ def nuscenes_rig(width: int = 1600) -> dict[str, Camera]:
         rotation = np.array([[s, 0.0, c], [-c, 0.0, s], [0.0, -1.0, 0.0]])  # columns: right, down, forward
         full = Camera(name, 1600, 900, np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]]), pose(rotation, position))
         rig[name] = full if width == 1600 else full.resized(width, round(width * 9 / 16))
+    return rig
+
+
+def overhead_rig(targets: NDArray[np.float64], rng: np.random.Generator, width: int = 640) -> dict[str, Camera]:
+    """One undistorted camera for every target, above the road, as on masts, bridges and buildings; drawn from ``rng``.
+
+    Heights of 5 to 16 m, pitch of 25 to 80 degrees down, any yaw, roll of a few degrees, horizontal fields of view of 35 to 75
+    degrees; the target lies somewhere in the middle half of the image.
+
+    Args:
+        targets: (N, 2) points on the ground to look at, ego frame, metres.
+        width: image width in pixels; the height is 9/16 of it.
+    """
+    height = round(width * 9 / 16)
+    rig = {}
+    for n, target in enumerate(targets):
+        yaw, roll = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(0.0, 2.0))
+        pitch, tall = np.deg2rad(rng.uniform(25.0, 80.0)), rng.uniform(5.0, 16.0)
+        forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
+        level = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+        right = np.cos(roll) * level + np.sin(roll) * np.cross(forward, level)
+        down = np.cross(forward, right)
+        focal = 0.5 * width / np.tan(np.deg2rad(rng.uniform(35.0, 75.0)) / 2)
+        u, v = rng.uniform(-0.25, 0.25, 2) * (width, height) / focal
+        ray = forward + u * right + v * down
+        foot = -tall / ray[2] * ray[:2]  # where the target's ray meets the ground, seen from below the camera
+        K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        T = pose(np.column_stack([right, down, forward]), (*(target - foot), tall))
+        rig[f"overhead_{n}"] = Camera(f"overhead_{n}", width, height, K, T)
     return rig
 
 

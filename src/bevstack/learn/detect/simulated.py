@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bevstack.frames.sim import SimulatedDrive
+from bevstack.frames.sim import SimulatedDrive, overhead_rig
 from bevstack.frames.sim.jpeg import encode_jpeg
 from bevstack.geometry import DETECTION_CLASSES, Boxes3D, Camera
 
 from .coco import CocoWriter, Labels
+
+View = Literal["vehicle", "overhead"]
+_VEHICLES = [DETECTION_CLASSES.index(c) for c in ("car", "truck", "trailer", "bus", "construction_vehicle")]
 
 MIN_PIXELS = 24  # visible pixels of a labelled object
 MIN_SIDE = 3.0  # pixels
@@ -20,15 +24,20 @@ MIN_SHARE = 0.1  # of the box's pixels that show the object
 MIN_VISIBLE = 0.2  # of the box that the whole object would have inside the image
 
 
-def true_boxes(drive: SimulatedDrive, t: float, camera: Camera) -> Labels:
+def true_boxes(drive: SimulatedDrive, t: float, camera: Camera, truth: Boxes3D | None = None) -> Labels:
     """Boxes around what is seen of every object in one undistorted camera, ``t`` seconds after the start.
 
     The box is tight around the visible pixels, as in COCO, not the hull of the projected 3D box: an object that is half hidden
     has a box of its visible half. Objects of which too little is seen (``MIN_PIXELS``, ``MIN_SIDE``, ``MIN_SHARE``,
-    ``MIN_VISIBLE``), or that are beyond the range in which the 3D truth is given, are marked ``ignore``.
+    ``MIN_VISIBLE``), or that are not in ``truth``, are marked ``ignore``.
+
+    Args:
+        truth: the objects to label; default: ``drive.truth(t)``, those that the drive's own rig sees, within the range of the
+            3D truth.
     """
     mask: NDArray[np.int32] = drive.object_mask(t, camera)
-    truth, _ = drive.truth_with_visibility(t)
+    if truth is None:
+        truth = drive.truth(t)
     labelled = dict(zip(truth.id.tolist(), truth.label.tolist()))
     whole = dict(zip(truth.id.tolist(), _whole_areas(truth, camera)))
     rows, columns = np.nonzero(mask >= 0)
@@ -65,6 +74,7 @@ def write_simulated(
     instants: int = 8,
     width: int = 640,
     seconds: float = 24.0,
+    view: View = "vehicle",
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Images of simulated drives and ``coco.json`` in ``folder``; returns the JSON's path.
@@ -72,19 +82,34 @@ def write_simulated(
     Args:
         instants: per drive, evenly spread over ``seconds``; each gives one image per camera of the default rig.
         width: of the images, pixels.
+        view: "vehicle": the cameras of the default rig. "overhead": as many above the road, each looking down at an object or
+            (one in six) at a random place; another rig at every instant.
     """
     writer = CocoWriter(folder, DETECTION_CLASSES, "simulated drives (bevstack.frames.sim)")
     for seed in seeds:
         with SimulatedDrive(seed, duration=seconds, rate=1.0, image_width=width) as drive:
             for n in range(instants):
                 t = seconds * (n + 0.5) / instants
-                for name, image in drive.render_instant(t).items():
-                    labels = true_boxes(drive, t, drive.cameras[name])
+                truth = drive.truth(t) if view == "vehicle" else drive.objects(t)
+                cameras = drive.cameras if view == "vehicle" else _overhead(truth, (seed, n), width)
+                for name, image in drive.render_instant(t, cameras).items():
+                    labels = true_boxes(drive, t, cameras[name], truth)
                     writer.add(f"{seed:05d}/{n:02d}_{name}.jpg", encode_jpeg(image, 92, name), image.shape[:2], labels)
         writer.save()  # after every drive: what is there can be used already
         if report is not None:
             report(f"seed {seed}: {writer.images} images, {writer.boxes} boxes")
     return writer.save()
+
+
+def _overhead(objects: Boxes3D, key: tuple[int, int], width: int) -> dict[str, Camera]:
+    """Six cameras from above: four look at vehicles, one at any object, one anywhere near the road."""
+    rng = np.random.default_rng((0x0EAD, *key))
+    where = objects.center[:, :2]
+    vehicles = where[np.isin(objects.label, _VEHICLES)]
+    anywhere = rng.uniform((-15.0, -8.0), (40.0, 8.0), (6, 2))
+    pools = [vehicles] * 4 + [where, anywhere]
+    targets = [pool[rng.integers(len(pool))] if len(pool) else place for pool, place in zip(pools, anywhere)]
+    return overhead_rig(np.array(targets), rng, width)
 
 
 def draw(image: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...] = DETECTION_CLASSES) -> NDArray[np.uint8]:
