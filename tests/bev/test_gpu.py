@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from bevstack.bev.lift_gpu import GpuLift, has_kernel
 from bevstack.bev.network import FastBEVNet
 from bevstack.bev.runner import torch_runner
 from bevstack.errors import EngineError
+from bevstack.frames import FrameSet
+from bevstack.frames.sim import SimulatedDrive
 
 SMALL = replace(
     CONFIGS["fastbev-m0"],
@@ -84,6 +87,97 @@ def test_the_runner_agrees_with_torch_also_in_the_past(device: str) -> None:
     with pytest.raises(EngineError, match="forget the past"):
         ours(images, tables, [features, None, None])
     ours.close()
+
+
+def overlapping(net: FastBEVNet, device: str) -> FastBEV:
+    model = FastBEV(net, "torch", threads=1)
+    model._runner = CudaRunner(net, device, half=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def drive() -> list[FrameSet]:
+    with SimulatedDrive(4, rate=2.0, duration=3.0, image_width=200, density=0.3) as source:
+        return list(source)
+
+
+def lively() -> FastBEVNet:
+    """A network that finds things, and other things in every instant."""
+    torch.manual_seed(0)
+    net = FastBEVNet(SMALL).eval()
+    with torch.no_grad():
+        net.bbox_head.conv_cls.weight.normal_(std=0.5)
+        assert net.bbox_head.conv_cls.bias is not None
+        net.bbox_head.conv_cls.bias.fill_(-3.0)
+    return net
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_overlapped_instants_are_the_same_as_one_after_the_other(device: str, drive: list[FrameSet]) -> None:
+    model = overlapping(lively(), device)
+    assert model.overlaps
+    wanted = [model(instant) for instant in drive]
+    assert len(drive) == 6
+    assert all(len(boxes) > 3 for boxes in wanted)
+    assert any(not np.array_equal(a.score, b.score) for a, b in pairwise(wanted))
+    model.reset()
+    read: list[int] = []
+    answered: list[int] = []
+
+    def source() -> Any:
+        for number, instant in enumerate(drive):
+            read.append(number - len(answered))
+            yield instant
+
+    for boxes, same in zip(model.overlapped(source()), wanted, strict=True):
+        answered.append(len(boxes))
+        tolerance = 0.0 if device == "cpu" else 1e-4
+        np.testing.assert_allclose(boxes.center, same.center, atol=tolerance)
+        np.testing.assert_allclose(boxes.score, same.score, atol=tolerance)
+        assert {"preprocess", "tables", "network", "decode", "total"} == set(model.timings)
+    assert read == [0, 1, 1, 1, 1, 1], "each is read, and sent up, while the one before it is computed"
+    model.close()
+
+
+def test_what_is_broken_off_leaves_the_device_free(drive: list[FrameSet]) -> None:
+    model = overlapping(lively(), "cpu")
+    wanted = [len(model(instant)) for instant in drive]
+    model.reset()
+    stream = model.overlapped(drive)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    model.reset()
+
+    def ends_badly() -> Any:
+        yield from drive[:2]
+        raise EngineError("the disk is gone")
+
+    with pytest.raises(EngineError, match="the disk is gone"):
+        list(model.overlapped(ends_badly()))
+    model.reset()
+    assert [len(model(instant)) for instant in drive] == wanted
+    begun = [model.begin(instant) for instant in drive[:2]]
+    with pytest.raises(EngineError, match="2 instants are under way"):
+        model.begin(drive[2])
+    model.reset()
+    with pytest.raises(EngineError, match="order in which they were begun"):
+        model.finish(begun[1])
+    assert len(model.finish(begun[0])) == wanted[0], "begun with the past of the instants before, which is none but the others"
+    model.close()
+
+
+def test_an_engine_on_the_host_takes_one_instant_after_the_other(drive: list[FrameSet]) -> None:
+    model = FastBEV(lively(), "torch", threads=1)
+    assert not model.overlaps
+    stream = model.overlapped(iter(drive[:2]))
+    first = next(stream)
+    assert len(model.cache) == 1, "nothing is held back"
+    pending = model.begin(drive[1])
+    second = model.finish(pending)
+    model.reset()
+    for boxes, instant in ((first, drive[0]), (second, drive[1])):
+        np.testing.assert_array_equal(model(instant).score, boxes.score)
+    model.close()
 
 
 def test_without_a_gpu_it_is_said_in_one_line() -> None:

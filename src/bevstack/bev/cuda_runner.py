@@ -1,5 +1,8 @@
 """Fast-BEV in torch on one GPU: half precision, features of the past stay on the device, launches recorded as CUDA graphs.
 
+The images of the next instant go up on a stream of their own while the last instant is computed, if somebody begins the next
+before he finishes the last (``FastBEV.overlapped``); what must wait for what stands in ``in_flight``.
+
 Not yet run on a GPU (docs/export.md); on the CPU device, without graphs, it is compared with the other runners.
 """
 
@@ -9,6 +12,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +25,7 @@ from bevstack.engine.names import EngineMissing
 from bevstack.errors import EngineError
 
 from .graphs import BevGraph, ImageGraph, inference_net
+from .in_flight import SLOTS, InFlight, Lane, Lanes
 from .lift_gpu import GpuLift
 from .network import FastBEVNet
 from .runner import Floats, HeadMaps
@@ -62,8 +68,92 @@ class _Recorded:
         return self.result
 
 
+class _Streams:
+    """``Lanes`` of a CUDA device: a stream for uploads, and the one that is current where the runner is made."""
+
+    def __init__(self) -> None:
+        self._streams: dict[Lane, torch.cuda.Stream] = {
+            "copy": torch.cuda.Stream(),  # type: ignore[no-untyped-call]
+            "compute": torch.cuda.current_stream(),
+        }
+
+    def event(self) -> torch.cuda.Event:
+        return torch.cuda.Event()  # type: ignore[no-untyped-call, no-any-return]
+
+    def on(self, lane: Lane) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._streams[lane])
+
+    def record(self, event: torch.cuda.Event, lane: Lane) -> None:
+        event.record(self._streams[lane])  # type: ignore[no-untyped-call]
+
+    def hold(self, lane: Lane, event: torch.cuda.Event) -> None:
+        self._streams[lane].wait_event(event)  # type: ignore[no-untyped-call]
+
+    def wait(self, event: torch.cuda.Event) -> None:
+        event.synchronize()  # type: ignore[no-untyped-call]
+
+
+class _AtOnce:
+    """``Lanes`` of a device that does everything before it returns: the CPU."""
+
+    def event(self) -> None:
+        return None
+
+    def on(self, lane: Lane) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def record(self, event: None, lane: Lane) -> None:
+        pass
+
+    def hold(self, lane: Lane, event: None) -> None:
+        pass
+
+    def wait(self, event: None) -> None:
+        pass
+
+
+class _Memory:
+    """Pinned and device memory of both slots, and where the network reads and writes (``in_flight.Buffers``)."""
+
+    def __init__(self, images: Tensor, tables: Tensor, heads: Sequence[Tensor], pin: bool) -> None:
+        self._read_by_network = (images, tables)
+        self.heads = list(heads)  # the network's own; replaced at every launch that is not a replay
+        self._up = [[torch.zeros(t.shape, dtype=t.dtype, pin_memory=pin) for t in (images, tables)] for _ in range(SLOTS)]
+        self._there = [[torch.zeros_like(t) for t in (images, tables)] for _ in range(SLOTS)]
+        self._down = [[torch.zeros(t.shape, dtype=t.dtype, pin_memory=pin) for t in heads] for _ in range(SLOTS)]
+
+    def fill(self, slot: int, images: NDArray[np.uint8], tables: Sequence[Table]) -> None:
+        """Host: an instant into pinned memory."""
+        staged, rows = self._up[slot]
+        staged.copy_(torch.from_numpy(np.ascontiguousarray(images)))
+        for row, table in zip(rows, tables, strict=True):
+            row.copy_(torch.from_numpy(np.ascontiguousarray(table)))
+
+    def send(self, slot: int) -> None:
+        for there, here in zip(self._there[slot], self._up[slot]):
+            there.copy_(here, non_blocking=True)
+
+    def take(self, slot: int) -> None:
+        for read, there in zip(self._read_by_network, self._there[slot]):
+            read.copy_(there, non_blocking=True)
+
+    def answer(self, slot: int) -> None:
+        for down, head in zip(self._down[slot], self.heads):
+            down.copy_(head, non_blocking=True)
+
+    def read(self, slot: int) -> HeadMaps:
+        cls, reg, direction = (np.array(down.numpy(), np.float32) for down in self._down[slot])
+        return cls, reg, direction
+
+
+@dataclass(frozen=True)
+class _Ticket:
+    slot: int
+    begun: float  # milliseconds that it took to begin
+
+
 class CudaRunner:
-    """See ``bevstack.bev.runner.Runner``. The features that it returns are tokens: empty arrays that name rows on the device.
+    """See ``Runner`` and ``Overlapping``. The features that it returns are tokens: empty arrays that name rows on the device.
 
     Args:
         device: "cuda", or "cpu" for tests.
@@ -84,44 +174,68 @@ class CudaRunner:
         kind = torch.float16 if half else torch.float32
         folded = inference_net(net).to(self._device, kind)
         times, cells, channels = len(config.times), config.cells, config.neck_channels
-        self._staged = torch.zeros((config.cameras, *config.image_hw, 3), dtype=torch.uint8, pin_memory=gpu)
-        self._staged_tables = torch.zeros((times, config.voxels), dtype=torch.int32, pin_memory=gpu)
-        self._images = torch.zeros_like(self._staged, device=self._device)
-        self._tables = torch.full_like(self._staged_tables, cells, device=self._device)
+        images = torch.zeros((config.cameras, *config.image_hw, 3), dtype=torch.uint8, device=self._device)
+        tables = torch.full((times, config.voxels), cells, dtype=torch.int32, device=self._device)
         self._maps = [torch.zeros((cells, channels), dtype=kind, device=self._device) for _ in range(times)]
         lift = GpuLift(config.voxels, times, channels, kind, self._device)
         image, bev = _TypedImage(folded, kind), BevGraph(folded)
         with torch.inference_mode():
-            self._image = _Recorded(lambda: image(self._images), gpu and graphs)
-            self._bev = _Recorded(lambda: bev(lift(self._maps, self._tables)), gpu and graphs)
+            self._image = _Recorded(lambda: image(images), gpu and graphs)
+            self._bev = _Recorded(lambda: [v.float() for v in bev(lift(self._maps, tables))], gpu and graphs)
+            self._memory = _Memory(images, tables, self._bev.result, pin=gpu)
+        lanes: Lanes = _Streams() if gpu else _AtOnce()
+        self._in_flight: InFlight[HeadMaps] = InFlight(lanes, self._memory)
         self._kept: OrderedDict[int, tuple[Floats, Tensor]] = OrderedDict()
 
     def __call__(
         self, images: NDArray[np.uint8], tables: Sequence[Table], history: Sequence[Floats | None]
     ) -> tuple[HeadMaps, Floats]:
-        """See ``Runner``. Images and tables go up through pinned memory.
+        """See ``Runner``: begins an instant and waits for it.
 
         Raises:
-            EngineError: a token of another runner, or of an instant that is long gone.
+            EngineError: a token of another runner, or of an instant that is long gone; or two instants are under way.
+        """
+        ticket, token = self.begin(images, tables, history)
+        return self.finish(ticket), token
+
+    def begin(
+        self, images: NDArray[np.uint8], tables: Sequence[Table], history: Sequence[Floats | None]
+    ) -> tuple[_Ticket, Floats]:
+        """See ``Overlapping``. Images and tables go up through pinned memory; the arrays may be overwritten at once.
+
+        Raises:
+            EngineError: see ``__call__``.
         """
         t0 = time.perf_counter()
-        with torch.inference_mode():
-            self._staged.copy_(torch.from_numpy(np.ascontiguousarray(images)))
-            self._images.copy_(self._staged, non_blocking=True)
-            for row, table in zip(self._staged_tables, tables):
-                row.copy_(torch.from_numpy(np.ascontiguousarray(table)))
-            self._tables.copy_(self._staged_tables, non_blocking=True)
+        past = [None if features is None else self._rows(features) for features in history]
+        kept: list[Tensor] = []
+
+        def compute() -> None:
             current: Tensor = self._image()
             self._maps[0].copy_(current)
-            for t, past in enumerate(history, start=1):
-                self._maps[t].copy_(current if past is None else self._rows(past))
-            heads = [value.float().cpu().numpy() for value in self._bev()]  # waits for the device
-            token = np.empty((0, current.shape[1]), np.float32)
-            self._kept[id(token)] = (token, current.clone())
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self.timings = {"network": (time.perf_counter() - t0) * 1e3}
-        return (heads[0], heads[1], heads[2]), token
+            for there, rows in zip(self._maps[1:], past, strict=True):
+                there.copy_(current if rows is None else rows)
+            self._memory.heads = self._bev()
+            kept.append(current.clone())
+
+        with torch.inference_mode():
+            slot = self._in_flight.begin(lambda slot: self._memory.fill(slot, images, tables), compute)
+        token = np.empty((0, kept[0].shape[1]), np.float32)
+        self._kept[id(token)] = (token, kept[0])
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return _Ticket(slot, (time.perf_counter() - t0) * 1e3), token
+
+    def finish(self, ticket: _Ticket) -> HeadMaps:
+        """See ``Overlapping``. ``timings``: what beginning took, and the wait.
+
+        Raises:
+            EngineError: not the oldest instant under way.
+        """
+        t0 = time.perf_counter()
+        heads = self._in_flight.finish(ticket.slot)
+        self.timings = {"network": ticket.begun + (time.perf_counter() - t0) * 1e3}
+        return heads
 
     def _rows(self, token: Floats) -> Tensor:
         kept = self._kept.get(id(token))
@@ -130,9 +244,10 @@ class CudaRunner:
         return kept[1]
 
     def close(self) -> None:
-        """Frees the network and everything on the device."""
+        """Frees the network and everything on the device, once that has stopped using it."""
+        self._in_flight.drain()
         self._kept.clear()
-        del self._image, self._bev, self._maps
+        del self._image, self._bev, self._maps, self._memory, self._in_flight
 
 
 class _TypedImage(ImageGraph):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,20 @@ if TYPE_CHECKING:
     from bevstack.engine import Engine
 
     from .network import FastBEVNet
-    from .runner import Runner
+    from .runner import HeadMaps, Runner
 
 __all__ = ["EngineName", "FastBEV"]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An instant that was begun (``FastBEV.begin``): its head maps, or the runner's ticket for them; milliseconds of the stages
+    so far, and of all that beginning took."""
+
+    maps: HeadMaps | None
+    ticket: Any
+    stages: Mapping[str, float]
+    begun: float
 
 
 class FastBEV:
@@ -176,25 +187,91 @@ class FastBEV:
             SourceError: an image cannot be decoded.
             EngineError: the network failed.
         """
+        return self.finish(self.begin(frame_set))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether ``begin`` returns while the network still works: the engine has a device of its own (torch-cuda)."""
+        from .runner import Overlapping
+
+        return isinstance(self._runner, Overlapping)
+
+    def begin(self, frame_set: FrameSet) -> Pending:
+        """First half of a call: prepares the instant, launches the network and takes the instant into the past. Where
+        ``overlaps`` is true another instant may begin before this one is finished (no third); elsewhere all is done here.
+
+        Raises:
+            BevstackError: as for a call; or two instants are under way.
+        """
+        from .runner import Overlapping
+
         t0 = time.perf_counter()
         instant = self._prepare(frame_set)
         t1 = time.perf_counter()
         past = self._fill_tables(instant)
         t2 = time.perf_counter()
-        maps, features = self._runner(self._images, list(self._tables), [p.features if p else None for p in past])
+        history = [p.features if p else None for p in past]
+        maps: HeadMaps | None = None
+        ticket: Any = None
+        if isinstance(self._runner, Overlapping):
+            ticket, features = self._runner.begin(self._images, list(self._tables), history)
+        else:
+            maps, features = self._runner(self._images, list(self._tables), history)
         t3 = time.perf_counter()
+        self.cache.push(replace(instant, features=features))
+        stages = {"preprocess": (t1 - t0) * 1e3, "tables": (t2 - t1) * 1e3}
+        if maps is not None:
+            stages |= self._runner.timings
+        return Pending(maps, ticket, stages, (t3 - t0) * 1e3)
+
+    def finish(self, pending: Pending) -> Boxes3D:
+        """Second half of a call, in the order in which instants were begun. ``timings`` are then this instant's, without what
+        others took in between.
+
+        Raises:
+            EngineError: the network failed, or an older instant was not finished.
+        """
+        from .runner import Overlapping
+
+        t0 = time.perf_counter()
+        maps, stages = pending.maps, dict(pending.stages)
+        if maps is None:
+            assert isinstance(self._runner, Overlapping)
+            maps = self._runner.finish(pending.ticket)
+            stages |= self._runner.timings
+        t1 = time.perf_counter()
         found = decode_maps(*maps, self.config)
         boxes = boxes_from_rows(found.rows, found.scores, found.labels, self.config.ego_from_lidar)
-        self.cache.push(replace(instant, features=features))
-        t4 = time.perf_counter()
+        t2 = time.perf_counter()
         self.timings = {
-            "preprocess": (t1 - t0) * 1e3,
-            "tables": (t2 - t1) * 1e3,
-            **self._runner.timings,
-            "decode": (t4 - t3) * 1e3,
-            "total": (t4 - t0) * 1e3,
+            **stages,
+            "decode": (t2 - t1) * 1e3,
+            "total": pending.begun + (t2 - t0) * 1e3,
         }
         return boxes
+
+    def overlapped(self, instants: Iterable[FrameSet]) -> Iterator[Boxes3D]:
+        """Boxes of every instant, in order, as if each were a call; where ``overlaps`` is true, the next instant is fetched,
+        prepared and sent to the device while the last one is computed, so boxes come one instant late.
+
+        Raises:
+            BevstackError: as for a call. The boxes of the instant before are then lost.
+        """
+        if not self.overlaps:
+            yield from map(self, instants)
+            return
+        waiting: Pending | None = None
+        try:
+            for frame_set in instants:
+                older, waiting = waiting, self.begin(frame_set)
+                if older is not None:
+                    yield self.finish(older)
+            if waiting is not None:
+                last, waiting = waiting, None
+                yield self.finish(last)
+        finally:
+            if waiting is not None:  # broken off: its slot on the device is wanted by others
+                self.finish(waiting)
 
     def _assign(self, names: Iterable[str]) -> None:
         """Gives every camera seen for the first time its slot: first those whose place is known, then the others."""

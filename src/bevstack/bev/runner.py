@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,21 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Frees the engines."""
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """A runner on a device of its own, which can begin an instant before the last one is finished. Two may be under way."""
+
+    def begin(self, images: NDArray[np.uint8], tables: Sequence[Table], history: Sequence[Floats | None]) -> tuple[Any, Floats]:
+        """Launches an instant: a ticket, and its features, which the next instant may have as its past already.
+
+        Raises:
+            EngineError: two are under way.
+        """
+
+    def finish(self, ticket: Any) -> HeadMaps:
+        """Head maps of the oldest instant under way."""
 
 
 class WholeRunner:
