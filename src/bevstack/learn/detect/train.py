@@ -39,6 +39,7 @@ from bevstack.nn.seed import seed_everything
 
 from .data import AugmentOptions, BatchIndex, DataSpec, Sample, TrainingSet
 from .losses import GFLLoss, Targets
+from .widen import can_widen, widen
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class TrainOptions:
         optimizer: "adamw" with a cosine, or "sgd", the published recipe: momentum 0.9, rate divided by ten at 90 % and 97 %.
         freeze: share of the budget after which batch norms keep their statistics; 1: never.
         ema: decay of the averaged weights, which are what a run produces.
-        init: weights file to start from: tensors of the same name and shape are taken.
+        init: weights file to start from: tensors of the same name and shape are taken, a narrower backbone is widened.
         amp: half precision; None: where there is a GPU.
         workers: processes that prepare images; 0: none.
     """
@@ -339,14 +340,19 @@ def shorten(net: GiraffeDetNet) -> None:
 
 
 def start_from(net: GiraffeDetNet, weights: Path) -> int:
-    """Copies tensors of the same name and shape from another weights file; returns how many.
+    """Copies tensors of the same name and shape from another weights file; returns how many. A rung that differs only by a
+    wider backbone is set to compute the same as the file's (``widen``).
 
     Raises:
         TrainingError: none fits. CheckpointError: the file cannot be read.
     """
     from bevstack.detect.weights import load_weights
 
-    own, other = net.state_dict(), load_weights(weights).state_dict()
+    source = load_weights(weights)
+    own, other = net.state_dict(), source.state_dict()
+    if can_widen(source.config, net.config):
+        widen(net, source)
+        return len(other)
     fitting = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise TrainingError(f"{weights} has no tensor that fits {net.config.name}: start from a rung of the same widths")
