@@ -29,6 +29,7 @@ from bevstack.nn.seed import seed_everything
 from .assignment import DenseAssignmentLoss, silence_unused
 from .average import AveragedWeights
 from .freeanchor import free_anchor_losses
+from .half import warn_if_emulated
 from .perspective import PerspectiveHead
 from .run import (
     CsvLog,
@@ -391,6 +392,7 @@ def train_fastbev(
         torch.set_num_threads(threads)
     with RunFolder(options.output, resume=options.resume) as folder:
         trainer = make(options)
+        warn_if_emulated(options.amp, torch.device("cpu"), report)
         folder.begin(options, trainer.config.to_json())
         if options.resume:
             trainer.load(folder.checkpoint)

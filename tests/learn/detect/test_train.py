@@ -121,3 +121,12 @@ def test_trained_on_squares_it_finds_squares(tiny: GiraffeDetConfig, folder: Pat
         right += int(len(found) > 0 and np.abs(found.xyxy[0] - true).max() < 6)
     assert right >= 6
     assert len(found) < 5
+
+
+def test_emulated_half_precision_is_called_slow(
+    tiny: GiraffeDetConfig, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bevstack.learn.half.native_bfloat16", lambda: False)
+    lines: list[str] = []
+    train_giraffedet(options(tiny, folder, tmp_path / "a", steps=1, amp=True), report=lines.append)
+    assert any(line.startswith("warning: half precision") for line in lines)

@@ -24,6 +24,7 @@ from bevstack.detect.config import DETECTORS, GiraffeDetConfig
 from bevstack.detect.letterbox import check_canvas
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.learn.average import AveragedWeights
+from bevstack.learn.half import warn_if_emulated
 from bevstack.learn.run import (
     CsvLog,
     Means,
@@ -388,6 +389,7 @@ def train_giraffedet(
     try:
         with RunFolder(options.output, resume=options.resume, first=processes.rank == 0) as folder:
             trainer = make(options, processes)
+            warn_if_emulated(trainer.amp, processes.device, report)
             folder.begin(options, trainer.config.to_json(), fixed=("optimizer",))
             if options.resume:
                 trainer.load(folder.checkpoint)

@@ -33,6 +33,7 @@ from bevstack.nn.seed import seed_everything
 
 from ..average import AveragedWeights
 from ..freeanchor import free_anchor_losses
+from ..half import warn_if_emulated
 from ..run import CsvLog, Means, RunFolder, TrainingError, check_finite, load_checkpoint, save_checkpoint
 from ..train import start_from
 from .samples import DrivePool, MixedPool, NuScenesPool, Pool, SampleSet, TrainingSample, split_scenes
@@ -371,6 +372,7 @@ def train_recipe(
         raise TrainingError(f"--steps is {options.steps}: give a budget above 0")
     with joined() as world, RunFolder(options.output, resume=options.resume, first=world.rank == 0) as folder:
         recipe = Recipe(options, world)
+        warn_if_emulated(options.amp == "bf16", world.device, report)
         samples = SampleSet(pool or options.pool(), recipe.config, options.seed, options.augment)
         board = _board(options) if options.tensorboard and folder.first else None
         about = {"processes": str(world.size), "device": str(world.device)}
