@@ -15,7 +15,7 @@ def native_bfloat16() -> bool:
 def warn_if_emulated(wanted: bool, device: torch.device, report: Callable[[str], None]) -> None:
     """Says in one line that half precision will be slow on this CPU; nothing is changed.
 
-    Measured: a step of giraffedet-nano (batch 8) took about 12 s of processor time emulated and 2 s in float32 (AVX2, one thread).
+    Measured: a step of giraffedet-nano (batch 8) took about 12 s of processor time emulated, 2 s in float32 (AVX2, one thread).
     """
     if wanted and device.type == "cpu" and not native_bfloat16():
         report("warning: half precision on this CPU is emulated and many times slower; leave --amp off")
