@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,30 @@ def test_a_leaning_body_is_corrected_while_it_runs(bench: Bench, model: FakeMode
     expected = a_camera("left").carried(np.radians(-1.0), np.radians(2.0)).T_ego_camera
     np.testing.assert_allclose(leaning, expected, atol=1e-12)
     assert not node.set_parameters([Parameter("pitch_offset", value=40.0)])[0].successful
+
+
+@pytest.mark.parametrize(
+    ("takes", "works", "words"),
+    [
+        (3, True, ""),
+        (6, True, "3 of the 6 cameras that fake was made for (left, middle, right): it is blind elsewhere"),
+        (2, False, "parameter cameras names 3 cameras, fake takes 2: leave out 1"),
+    ],
+)
+def test_another_number_of_cameras_is_said_at_once(
+    bench: Bench, model: FakeModel, capfd: pytest.CaptureFixture[str], takes: int, works: bool, words: str
+) -> None:
+    model.config = SimpleNamespace(cameras=takes, resize_filter="area")  # type: ignore[attr-defined]
+    node = bench.add(bev_node(model))
+    bench.start()
+    bench.mount(*CAMERAS)
+    assert node.autostart() == works
+    said = "".join(capfd.readouterr())
+    assert "Traceback" not in said
+    assert (words in said) if words else ("cameras that" not in said)
+    if works:
+        bench.instant(1)
+        until(lambda: bench.detections, "boxes all the same")
 
 
 def test_images_in_boxes_out(bench: Bench, model: FakeModel) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bevstack.engine import HotSwap, SwapEvent
-from bevstack.engine.names import ENGINES, PRECISIONS, EngineName, Precision, engine_name, or_onnx, precision_for
+from bevstack.engine.names import ENGINES, OFFERED, PRECISIONS, EngineName, Precision, engine_name, or_onnx, precision_for
 from bevstack.errors import BevstackError
 from bevstack.frames.calibration import load_rig, parse_entry
 from bevstack.frames.decode import image_size
@@ -253,8 +253,11 @@ class BevNode(LifecycleNode):
 
     @property
     def engine(self) -> str:
-        """What runs the network: the parameter, or what has taken over from it."""
-        return str(getattr(self._model, "engine", self._p["engine"]))
+        """What runs the network: the parameter, or what has taken over from it; and the precision, where that is not the
+        engine's own ("onnx int8")."""
+        engine = str(getattr(self._model, "engine", self._p["engine"]))
+        precision = str(getattr(self._model, "precision", ""))
+        return f"{engine} {precision}" if precision not in ("", *OFFERED.get(engine, ())[:1]) else engine
 
     @property
     def exit_now(self) -> bool:
@@ -318,6 +321,7 @@ class BevNode(LifecycleNode):
             resident=p["model.resident"],
             on_event=self._on_swap,
         )
+        self._check_count()
         self._rig = Rig(
             self.cameras,
             self._buffer,
@@ -328,6 +332,23 @@ class BevNode(LifecycleNode):
             on_change=self._calibrated,
         )
         self._configure_publishers()
+
+    def _check_count(self) -> None:
+        """Whether there are as many cameras as the network was made for.
+
+        Raises:
+            ParameterValueError: more.
+        """
+        count, takes = len(self.cameras), getattr(getattr(self._model, "config", None), "cameras", len(self.cameras))
+        rung = getattr(self._model, "rung", self._p["model"])
+        if count > takes:
+            raise ParameterValueError(
+                f"parameter cameras names {count} cameras, {rung} takes {takes}: leave out {count - takes}"
+            )
+        if count < takes:
+            self.get_logger().warning(
+                f"{count} of the {takes} cameras that {rung} was made for ({', '.join(self.cameras)}): it is blind elsewhere"
+            )
 
     def _configure_publishers(self) -> None:
         qos = QoSProfile(depth=self._p["result_depth"])
