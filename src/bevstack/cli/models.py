@@ -328,7 +328,7 @@ def eval_fastbev(
     data: Annotated[str | None, typer.Option(help="Instead: a nuScenes folder or a sample.json.")] = None,
     split: Annotated[str, typer.Option(help="Of a nuScenes folder: val, mini_val, train, ... or all.")] = "all",
     engine: Annotated[
-        Literal["onnx", "onnx-cuda", "tensorrt", "torch", "torch-cuda"], typer.Option(help="Inference engine.")
+        Literal["onnx", "cpu", "onnx-cuda", "tensorrt", "torch", "torch-cuda"], typer.Option(help="Inference engine.")
     ] = "onnx",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
