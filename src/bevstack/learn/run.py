@@ -288,7 +288,10 @@ def load_checkpoint(
         raise TrainingError(f"{path} is no checkpoint or is damaged: start a new run folder") from error
     fits = isinstance(state, dict) and all(name in state for name in ("config", *needs))
     if not fits or not _same_network(state["config"], config):
-        raise TrainingError(f"{path} was made by another model configuration or trainer: start a new run folder")
+        raise TrainingError(
+            f"{path} was made by another model configuration or trainer: give the options of its options.json again, or start "
+            "a new run folder"
+        )
     result: dict[str, Any] = state
     return result
 
