@@ -169,6 +169,7 @@ class CudaRunner:
             raise EngineMissing("no CUDA GPU is available to torch: use engine onnx or torch")
         config = net.config
         self.timings: dict[str, float] = {}
+        self.precision = "fp16" if half else "fp32"
         self._device = torch.device(device)
         gpu = self._device.type == "cuda"
         kind = torch.float16 if half else torch.float32

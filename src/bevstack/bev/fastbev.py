@@ -119,6 +119,11 @@ class FastBEV:
         """What runs the network, for those who want to look at it more closely (``bevstack.bev.quantize``)."""
         return self._runner
 
+    @property
+    def precision(self) -> str:
+        """Of the numbers inside the network that is loaded: "fp32", "fp16" or "int8"."""
+        return self._runner.precision
+
     def decode_size(self, camera: Camera) -> tuple[int, int]:
         """(width, height) to which this camera's images should be decoded: then nothing is resized here."""
         if self._source is not None:

@@ -127,6 +127,11 @@ class FastBEVLadder:
         return self._last.engine
 
     @property
+    def precision(self) -> str:
+        """Of the numbers inside it."""
+        return self._last.precision
+
+    @property
     def config(self) -> FastBEVConfig:
         """Config of that rung."""
         return self._last.config

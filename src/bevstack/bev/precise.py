@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from bevstack.engine.names import EngineName, Precision
+from bevstack.engine.progress import Seldom
 from bevstack.errors import EngineError
 
 from .config import FastBEVConfig
 from .export import cached_graph_path, config_of_graph, export_graph, write_atomically
+from .runner import precision_of
 
 if TYPE_CHECKING:
     from .network import FastBEVNet
+    from .quantize import QuantizeOptions
 
 logger = logging.getLogger("bevstack.bev")
 
@@ -25,7 +30,7 @@ def precise_graph(weights: Path, config: FastBEVConfig, sha256: str, engine: Eng
         EngineError: a package is missing, or the graph cannot be made.
     """
     plain = cached_graph_path(config, sha256, "whole", raw=True)
-    path = plain.with_name(f"{plain.stem}-{precision}{'-' + _target(engine) if precision == 'int8' else ''}.onnx")
+    path = plain.with_name(f"{plain.stem}-{_form(engine, precision)}.onnx")
     if path.is_file():
         return path
     try:
@@ -49,12 +54,13 @@ def precise_network(net: FastBEVNet, engine: EngineName, precision: Precision) -
 
 def in_precision(graph: bytes, config: FastBEVConfig, engine: EngineName, precision: Precision) -> bytes:
     """A float32 whole graph turned into ``precision``."""
-    from .quantize import QuantizeOptions, export_int8, half_precision
+    from .quantize import export_int8, half_precision
 
     if precision == "fp16":
         return half_precision(graph)
     logger.warning("making the INT8 graph of %s: this takes minutes, once", config.name)
-    content, report = export_int8(graph, config, QuantizeOptions(target=_target(engine)), report=logger.info)
+    say = Seldom(lambda line: logger.warning("INT8 graph of %s: %s", config.name, line))
+    content, report = export_int8(graph, config, _options(engine), say)
     logger.info("%d layers stay in float; change of the answer %.4f", len(report.kept), report.error)
     return content
 
@@ -66,10 +72,23 @@ def check_graph(metadata: dict[str, str], precision: str, label: str) -> None:
         EngineError: it has another one.
     """
     config_of_graph(metadata, label)
-    found = metadata.get("precision", "fp32").partition("-")[0]
+    found = precision_of(metadata)
     if precision and found != precision:
         raise EngineError(f"{label} was exported in {found}, not {precision}: leave precision out, or export it again")
 
 
-def _target(engine: EngineName) -> Literal["cpu", "tensorrt"]:
-    return "tensorrt" if engine == "tensorrt" else "cpu"
+def _options(engine: EngineName) -> QuantizeOptions:
+    from .quantize import QuantizeOptions
+
+    return QuantizeOptions(target="tensorrt" if engine == "tensorrt" else "cpu")
+
+
+def _form(engine: EngineName, precision: Precision) -> str:
+    """Part of a file's name: other ways to calibrate make other files."""
+    if precision == "fp16":
+        return "fp16"
+    from .quantize import METHOD
+
+    options = _options(engine)
+    digest = hashlib.sha256(json.dumps({"method": METHOD, **vars(options)}, sort_keys=True).encode()).hexdigest()
+    return f"int8-{options.target}-{digest[:8]}"

@@ -34,6 +34,8 @@ Target = Literal["cpu", "tensorrt"]
 
 # Training seeds start at 10 000; the weights that ship were trained on far fewer drives than lie below this one.
 FIRST_SEED = 900_000
+# Part of the name under which a node keeps its INT8 graph: raise it when the same options make another graph.
+METHOD = 1
 UNITS = ("Conv", "Gemm", "MatMul", "Add", "Concat", "Gather", "Resize")
 KINDS = (*UNITS, "Relu")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -25,10 +25,19 @@ Floats = NDArray[np.float32]
 HeadMaps = tuple[Floats, Floats, Floats]
 
 
+def precision_of(metadata: Mapping[str, str]) -> str:
+    """ "fp32", "fp16" or "int8", of an exported graph's metadata."""
+    return metadata.get("precision", "fp32").partition("-")[0]
+
+
 class Runner(Protocol):
-    """``timings``: milliseconds per stage of the last call, in order."""
+    """``timings``: milliseconds per stage of the last call, in order. ``precision``: of the numbers inside the network."""
 
     timings: dict[str, float]
+
+    @property
+    def precision(self) -> str:
+        """ "fp32", "fp16" or "int8": what the loaded network says of itself, not what was asked for."""
 
     def __call__(
         self, images: NDArray[np.uint8], tables: Sequence[Table], history: Sequence[Floats | None]
@@ -67,6 +76,11 @@ class WholeRunner:
         self._tables = np.empty((len(config.times), config.voxels), np.int32)
         self._unused = np.zeros((config.cells, config.neck_channels), np.float32)
 
+    @property
+    def precision(self) -> str:
+        """See ``Runner``: from the graph's metadata."""
+        return precision_of(getattr(self.engine, "metadata", {}))
+
     def __call__(
         self, images: NDArray[np.uint8], tables: Sequence[Table], history: Sequence[Floats | None]
     ) -> tuple[HeadMaps, Floats]:
@@ -86,6 +100,8 @@ class WholeRunner:
 
 class SplitRunner:
     """Image graph, compiled gather into a buffer that is made once, BEV graph: three stages that can be timed."""
+
+    precision = "fp32"  # halves are exported in float32 only
 
     def __init__(self, image: Engine, bev: Engine, config: FastBEVConfig, threads: int = 1) -> None:
         self.timings: dict[str, float] = {}

@@ -35,8 +35,8 @@ def headline(summary: Summary) -> str:
     latency = summary.stages.get("latency")
     if summary.streams and not summary.instants_in:
         return streams_line(summary)
-    waiting = (
-        "no result yet" if summary.instants_in else "no result yet: opening the model (its first use compiles, about a minute)"
+    waiting = "no result yet" + (
+        "" if summary.instants_in else ": opening the model (its first use compiles, about a minute; INT8 takes several)"
     )
     parts = [
         f"in {summary.instants_in}",

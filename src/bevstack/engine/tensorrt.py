@@ -132,7 +132,7 @@ def build(trt: Any, graph: bytes, report: Callable[[str], None]) -> bytes:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = BuildProgress(report).monitor(trt)
+        config.progress_monitor = BuildProgress(report, every=10.0).monitor(trt)
     report("building the TensorRT engine: this takes minutes, once per GPU, version and weights")
     content = builder.build_serialized_network(network, config)
     if content is None:
@@ -170,7 +170,7 @@ class TensorRTEngine:
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         built = runtime.deserialize_cuda_engine(path.read_bytes()) if path.is_file() else None
         if built is None:
-            serialised = build(trt, content, report or logger.info)
+            serialised = build(trt, content, report or logger.warning)
             try:
                 write_atomically(path, serialised)
             except OSError as error:
