@@ -16,6 +16,7 @@ def plain(
     threshold: float,
     group: np.ndarray | None = None,
     rival: float = 1.0,
+    inside: float = 1.0,
 ) -> list[int]:
     kept: list[int] = []
     for i in np.argsort(-score, kind="stable"):
@@ -27,6 +28,7 @@ def plain(
             same, rivals = label[i] == label[k], group is not None and group[i] == group[k] >= 0
             limit = threshold if same else rival
             good &= not ((same or rivals) and common > limit * (sum(areas) - common) and common > 0)
+            good &= not (rivals and common > inside * areas[0])
         if good:
             kept.append(int(i))
     return kept
@@ -44,6 +46,8 @@ def test_it_keeps_what_the_definition_keeps(seed: int, n: int, threshold: float)
     group = np.array([0, 0, -1])[label]
     kept = class_nms(xyxy, score, label, threshold, 1000, group, 0.5)
     assert kept.tolist() == plain(xyxy, score, label, threshold, group, 0.5)
+    kept = class_nms(xyxy, score, label, threshold, 1000, group, 0.5, 0.75)
+    assert kept.tolist() == plain(xyxy, score, label, threshold, group, 0.5, 0.75)
 
 
 def test_the_limit_cuts_the_worst() -> None:
@@ -67,3 +71,13 @@ def test_rivals_suppress_each_other_and_strangers_do_not() -> None:
     kept = class_nms(xyxy, score, label, 0.6, 10, np.array([0, 0, -1]), 0.7)
     assert kept.tolist() == [1, 2], "a car under a truck goes, a pedestrian stays"
     assert class_nms(xyxy, score, label, 0.6, 10, np.array([0, 0, -1]), 1.0).tolist() == [1, 2, 0]
+
+
+def test_a_part_inside_its_vehicle_goes_but_a_person_before_a_person_stays() -> None:
+    xyxy = np.array([[0, 0, 40, 30], [5, 12, 25, 28], [30, 0, 60, 20]], np.float32)  # whole, part, neighbour
+    score, label = np.array([0.8, 0.6, 0.7], np.float32), np.zeros(3, np.int64)
+    vehicles, people = np.zeros(3, np.int64), np.full(3, -1, np.int64)
+    assert class_nms(xyxy, score, label, 0.6, 10, vehicles, 0.7, 0.9).tolist() == [0, 2]
+    assert class_nms(xyxy, score, label, 0.6, 10, people, 0.7, 0.9).tolist() == [0, 2, 1]
+    # The better box decides: a whole that is less sure than its part stays beside it.
+    assert class_nms(xyxy, score[[1, 0, 2]], label, 0.6, 10, vehicles, 0.7, 0.9).tolist() == [1, 2, 0]

@@ -95,6 +95,8 @@ class PostConfig:
         iou: boxes of one class that overlap by more than this are one object.
         rival_iou: the same for boxes of two classes out of one of ``RIVALS``; 1: classes leave each other alone, as published,
             and as average precision wants it.
+        inside: of the classes in ``RIVALS``, a box of which more than this share lies inside a better one of its group is a
+            part of the same object; 1: off, as published, and as average precision wants it.
     """
 
     score_threshold: float = 0.05
@@ -102,6 +104,7 @@ class PostConfig:
     iou: float = 0.6
     limit: int = 100
     rival_iou: float = 0.7
+    inside: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def official(depth: int, width: float, name: str | None = None) -> GiraffeDetCon
         head=HeadConfig(spare_class=True),
         canvas=(896, 1408),
         fit=(1333, 800),
-        post=PostConfig(rival_iou=1.0),
+        post=PostConfig(rival_iou=1.0, inside=1.0),
     )
 
 

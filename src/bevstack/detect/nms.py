@@ -11,10 +11,17 @@ Floats = NDArray[np.float32]
 
 @numba.njit(cache=True, nogil=True)
 def _suppress(
-    xyxy: Floats, label: NDArray[np.int64], threshold: float, limit: int, group: NDArray[np.int64], rival: float
+    xyxy: Floats,
+    label: NDArray[np.int64],
+    threshold: float,
+    limit: int,
+    group: NDArray[np.int64],
+    rival: float,
+    inside: float,
 ) -> NDArray[np.int64]:  # pragma: no cover
     """Boxes in falling score -> indices kept, at most ``limit``. Boxes suppress others of their label above ``threshold``, and
-    those of other labels of their ``group`` (0 or more) above ``rival``."""
+    those of other labels of their ``group`` (0 or more) above ``rival``; in a group also those that lie in them by more than
+    ``inside``."""
     n = len(xyxy)
     gone = np.zeros(n, np.bool_)
     kept = np.empty(min(n, limit), np.int64)
@@ -36,7 +43,9 @@ def _suppress(
             if w <= 0.0 or h <= 0.0:
                 continue
             other = max(xyxy[j, 2] - xyxy[j, 0], 0.0) * max(xyxy[j, 3] - xyxy[j, 1], 0.0)
-            if w * h > (threshold if label[j] == label[i] else rival) * (area + other - w * h):
+            limit_iou = threshold if label[j] == label[i] else rival
+            part = group[j] >= 0 and w * h > inside * other
+            if part or w * h > limit_iou * (area + other - w * h):
                 gone[j] = True
     return kept[:count]
 
@@ -49,6 +58,7 @@ def class_nms(
     limit: int,
     group: NDArray[np.int64] | None = None,
     rival_iou: float = 1.0,
+    inside: float = 1.0,
 ) -> NDArray[np.int64]:
     """Indices of the boxes kept, best first; equal scores keep their order.
 
@@ -57,6 +67,8 @@ def class_nms(
         limit: at most so many are kept.
         group: (N,) boxes of one group, 0 or more, and different classes are the same object where they overlap by more than
             ``rival_iou``; None: classes leave each other alone.
+        inside: boxes of one group, same class or not, are the same object where more than this share of the lesser one's area
+            lies in the better one.
     """
     if len(xyxy) == 0 or limit < 1:
         return np.zeros(0, np.int64)
@@ -69,5 +81,6 @@ def class_nms(
         int(limit),
         groups,
         float(rival_iou),
+        float(inside),
     )
     return order[kept]

@@ -44,5 +44,5 @@ def boxes_of_image(scores: Floats, boxes: Floats, box: Letterbox, config: Giraff
     solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     xyxy, score, label = xyxy[solid], score[solid], label[solid]
     group = np.asarray(config.rivals, np.int64)[label]
-    kept = class_nms(xyxy, score, label, post.iou, post.limit, group, post.rival_iou)
+    kept = class_nms(xyxy, score, label, post.iou, post.limit, group, post.rival_iou, post.inside)
     return Boxes2D(xyxy[kept], score[kept], label[kept], config.classes)

@@ -237,6 +237,6 @@ def _open(model: str | Path, engine: EngineName, threads: int | None, canvas: tu
     from dataclasses import replace
 
     detector = Detector(model, engine, threads, canvas=canvas)
-    post: PostConfig = replace(detector.config.post, score_threshold=0.001, rival_iou=1.0)
+    post: PostConfig = replace(detector.config.post, score_threshold=0.001, rival_iou=1.0, inside=1.0)
     detector.config = replace(detector.config, post=post)
     return detector
