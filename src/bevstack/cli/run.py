@@ -358,6 +358,8 @@ def graph(options: RunOptions) -> list[Any]:
         # A camera counts as silent after three periods: at 2 Hz that is later than the node's default.
         "bev_node": {
             **({"camera_timeout": min(60.0, max(0.5, 3.0 / source_rate))} if source_rate else {}),
+            # Nothing is in a hurry in lockstep, and a pose that was waited for, not guessed, gives the same boxes each time.
+            **({"pose_wait": 0.5} if lockstep else {}),
             **seen.frames,
         },
         # The first instant may wait for the engine to warm up.

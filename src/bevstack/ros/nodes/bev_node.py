@@ -90,6 +90,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("sync_queue", 10, "frames kept per camera while others are awaited", low=1, high=100),
     Spec("min_cameras", 1, "fewest cameras that make an instant when others are silent", low=1, high=64),
     Spec("camera_timeout", 0.5, "a camera this many seconds behind the others counts as silent", low=0.05, high=60.0),
+    Spec("pose_wait", 0.03, "seconds that an instant waits for an ego pose that is a little late", low=0.0, high=10.0),
     Spec("model", "fastbev-nano", "name of bundled weights, or path of a weights file"),
     Spec(
         "model.rung",
@@ -392,6 +393,7 @@ class BevNode(LifecycleNode):
             poses=self._poses,
             workers=p["decode_workers"],
             image_filter=getattr(getattr(self._model, "config", None), "resize_filter", "area"),
+            pose_wait=p["pose_wait"],
             on_thinned=self._thinned,
         )
         self._pipeline.share = p["model.rate"]
