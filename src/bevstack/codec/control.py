@@ -167,8 +167,8 @@ def solve_bytes(job: _Job, limit: int) -> Encoded:
         if size > limit and coded.plane.base <= 0.0:
             break
         search.add(coded.plane.base, math.log2(size / pixels))
-        if job.encodes == MAX_TRIES - 1 and best is None:
-            aim = 1.0 - 0.6 * BYTES_TOLERANCE  # the last try had better fit
+        if job.encodes == MAX_TRIES - 1:
+            aim = 1.0 - 0.6 * BYTES_TOLERANCE  # the last try had better fit: none so far is near enough below the limit
         if job.encodes >= MAX_TRIES:
             if best is not None:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ MIN_PIXELS = 24  # visible pixels of a labelled object
 MIN_SIDE = 3.0  # pixels
 MIN_SHARE = 0.1  # of the box's pixels that show the object
 MIN_VISIBLE = 0.2  # of the box that the whole object would have inside the image
+MAX_SHARE = 0.4  # of an image from above: a roof that fills more is a grey plane, and asphalt would be learned as one
 
 
 def true_boxes(drive: SimulatedDrive, t: float, camera: Camera, truth: Boxes3D | None = None) -> Labels:
@@ -83,7 +85,8 @@ def write_simulated(
         instants: per drive, evenly spread over ``seconds``; each gives one image per camera of the default rig.
         width: of the images, pixels.
         view: "vehicle": the cameras of the default rig. "overhead": as many above the road, each looking down at an object or
-            (one in six) at a random place; another rig at every instant.
+            (one in six) at a random place; another rig at every instant. Objects that fill more than ``MAX_SHARE`` of the
+            image are marked ``ignore``.
     """
     writer = CocoWriter(folder, DETECTION_CLASSES, "simulated drives (bevstack.frames.sim)")
     for seed in seeds:
@@ -94,6 +97,9 @@ def write_simulated(
                 cameras = drive.cameras if view == "vehicle" else _overhead(truth, (seed, n), width)
                 for name, image in drive.render_instant(t, cameras).items():
                     labels = true_boxes(drive, t, cameras[name], truth)
+                    if view == "overhead":
+                        sides = labels.xyxy[:, 2:] - labels.xyxy[:, :2]
+                        labels = replace(labels, ignore=labels.ignore | (sides.prod(1) > MAX_SHARE * width * image.shape[0]))
                     writer.add(f"{seed:05d}/{n:02d}_{name}.jpg", encode_jpeg(image, 92, name), image.shape[:2], labels)
         writer.save()  # after every drive: what is there can be used already
         if report is not None:
