@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from bevstack.bev.config import FastBEVConfig, PostConfig
+from bevstack.codec.config import CODECS
 from bevstack.learn import run
 from bevstack.learn.run import (
     CsvLog,
@@ -50,6 +51,8 @@ class Options:
     images: tuple[Path, ...] = (Path("a"), Path("b"))
     config: object = None
     optimizer: str = "adam"
+    init: Path | None = None
+    frozen: bool = False
 
 
 @pytest.fixture
@@ -187,16 +190,79 @@ def test_what_was_asked_is_written_once(tmp_path: Path) -> None:
         folder.begin(options, '{"name": "x"}', {"device": "cpu"})
         folder.checkpoint.touch()
     asked = json.loads((tmp_path / "options.json").read_text())
-    assert asked == {"output": str(tmp_path), "minutes": None, "steps": 3, "images": ["a", "b"], "optimizer": "adam"}
+    given = {"output": str(tmp_path), "minutes": None, "steps": 3, "images": ["a", "b"], "optimizer": "adam"}
+    assert asked == {**given, "init": None, "frozen": False}
     assert json.loads((tmp_path / "config.json").read_text()) == {"name": "x"}
     assert (
         json.loads((tmp_path / "environment.json").read_text()).items() >= {"device": "cpu", "torch": torch.__version__}.items()
     )
+    assert not (tmp_path / "parts.json").exists()
     with RunFolder(tmp_path, resume=True) as folder:
-        folder.begin(replace(options, steps=9), "{}", fixed=("optimizer",))
-        with pytest.raises(TrainingError, match="was begun with optimizer adam, not soap: continue it with --optimizer adam"):
-            folder.begin(replace(options, optimizer="soap"), "{}", fixed=("optimizer",))
+        folder.check(replace(options, steps=9), fixed=("optimizer", "widths"))
+        folder.begin(replace(options, steps=9), "{}", {"device": "cuda"}, Progress(3, 90.0))
     assert json.loads((tmp_path / "options.json").read_text()) == asked
+    (part,) = json.loads((tmp_path / "parts.json").read_text())
+    assert (part["step"], part["minutes"], part["options"]) == (3, 1.5, {**asked, "steps": 9})
+    assert part["environment"].items() >= {"device": "cuda", "torch": torch.__version__}.items()
+    assert {"started", "python", "processor"} <= part["environment"].keys()
+
+
+def test_what_cannot_change_is_refused_with_both_values(tiny: FastBEVConfig, tmp_path: Path) -> None:
+    options = Options(tmp_path)
+    fixed = ("optimizer", "init", "frozen")
+    with RunFolder(tmp_path, resume=False) as folder:
+        folder.check(replace(options, optimizer="any"), tiny, fixed)  # nothing is there yet
+        folder.begin(options, tiny.to_json())
+        folder.checkpoint.touch()
+
+    def refused(match: str, changed: Options = options, config: Any = tiny) -> None:
+        with RunFolder(tmp_path, resume=True) as folder, pytest.raises(TrainingError, match=match):
+            folder.check(changed, config, fixed)
+
+    refused("begun with optimizer adam, not soap: continue it with --optimizer adam, or", replace(options, optimizer="soap"))
+    refused(r"begun without init, not a/b\.st: continue it without --init, or", replace(options, init=Path("a/b.st")))
+    refused("begun with frozen False, not True: continue it without --frozen, or", replace(options, frozen=True))
+    refused(
+        "begun with classes car, .* of the network, not car: continue it without options for another network",
+        config=replace(tiny, classes=("car",)),
+    )
+    refused("begun with name tiny of the network, not large", config=replace(tiny, name="large"))
+    refused("holds the run of another trainer", config=CODECS["codec-nano"])
+    with RunFolder(tmp_path, resume=True) as folder:  # boxes are chosen otherwise: the network is the same
+        folder.check(options, replace(tiny, post=PostConfig(score_threshold=0.9)), fixed)
+        folder.begin(replace(options, optimizer="soap"), "")
+    refused("begun with optimizer soap, not adam")
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, resume=False) as folder:
+        folder.begin(Options(tmp_path), "{}")
+    (tmp_path / "parts.json").write_text("[]")
+    with RunFolder(tmp_path, resume=False) as folder:
+        folder.begin(Options(tmp_path, steps=8), "{}")
+    assert json.loads((tmp_path / "options.json").read_text())["steps"] == 8
+    assert not (tmp_path / "parts.json").exists()
+
+
+def test_an_optimiser_keeps_its_moments_and_takes_the_settings_of_now() -> None:
+    def made(decay: float, factor: float) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        weight = torch.nn.Parameter(torch.ones(3))
+        return weight, torch.optim.AdamW([{"params": [weight], "weight_decay": decay, "factor": factor}], lr=0.1)
+
+    weight, before = made(0.1, 1.0)
+    weight.grad = torch.tensor([1.0, -2.0, 3.0])
+    before.step()
+    _, after = made(0.3, 2.0)
+    run.load_optimizer(after, before.state_dict())
+    (group,) = after.param_groups
+    assert (group["weight_decay"], group["factor"]) == (0.3, 2.0)
+    assert torch.equal(next(iter(after.state.values()))["exp_avg"], next(iter(before.state.values()))["exp_avg"])
+
+
+def test_a_log_of_an_older_version_keeps_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss\n1,5\n")
+    CsvLog(tmp_path / "log.csv", 1).write({"step": 2, "loss": 4.0, "waiting": 0.5})
+    assert (tmp_path / "log.csv").read_text().splitlines() == ["step,loss", "1,5", "2,4"]
 
 
 def state(config: FastBEVConfig, **more: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 
 from bevstack.errors import BevstackError
 
+from .given import given
 from .models import eval_app, export_app, parse_seeds, sim_app, train_app
 from .plainly import plainly
 
@@ -52,8 +53,11 @@ def eval_giraffedet(
 @train_app.command("giraffedet")
 @plainly
 def train_giraffedet(
+    context: typer.Context,
     output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
-    data: Annotated[list[str], typer.Option(help="Labelled set: COCO.json or IMAGES:COCO.json, with @WEIGHT; several times.")],
+    data: Annotated[
+        list[str] | None, typer.Option(help="Labelled set: COCO.json or IMAGES:COCO.json, with @WEIGHT; several times.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Rung to train; default: giraffedet-nano.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps, instead of minutes.", min=1)] = None,
@@ -73,7 +77,7 @@ def train_giraffedet(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+        typer.Option("--resume", help="Continue the run in this folder with its own options; those given here replace them."),
     ] = False,
     slim: Annotated[
         bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
@@ -86,16 +90,18 @@ def train_giraffedet(
     from bevstack.learn.detect.slim import SlimOptions, SlimTrainer
     from bevstack.learn.detect.train import Trainer, TrainOptions
     from bevstack.learn.detect.train import train_giraffedet as execute
+    from bevstack.learn.history import continued, last_options
     from bevstack.nn.superblocks import load_backbone
 
     if slim and model is not None:
         raise BevstackError(f"--slim trains the widths of {SLIM.name}, not {model}: leave out one of the two options")
     if slim and backbone is not None:
         raise BevstackError("a searched backbone has one width: leave out --slim or --backbone")
+    slim = slim or (resume and "widths" in last_options(output))
     options = (SlimOptions if slim else TrainOptions)(
         output=output,
-        data=tuple(DataSpec.parse(d) for d in data),
-        model=SLIM.name if slim else model or TrainOptions.model,
+        data=tuple(DataSpec.parse(d) for d in data or ()),
+        model=model or (SLIM.name if slim else TrainOptions.model),
         config=SLIM if slim else None,
         minutes=minutes,
         steps=steps,
@@ -112,6 +118,8 @@ def train_giraffedet(
     )
     if backbone is not None:
         options = replace(options, config=with_backbone(options.network(), load_backbone(backbone)))
+    if resume:
+        options = continued(options, given(context, slim="model", size="canvases", backbone="config"))
     make = SlimTrainer if slim else Trainer
     print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True), make=make))
 

@@ -10,6 +10,7 @@ import typer
 
 from bevstack.errors import BevstackError
 
+from .given import given
 from .plainly import plainly
 
 weights_app = typer.Typer(help="Trained weights: import official checkpoints, list, look inside.", no_args_is_help=True)
@@ -154,6 +155,7 @@ def export_fastbev(
 @train_app.command("fastbev")
 @plainly
 def train_fastbev(
+    context: typer.Context,
     output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
     model: Annotated[str | None, typer.Option(help="Rung to train; default: fastbev-nano.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
@@ -169,7 +171,7 @@ def train_fastbev(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+        typer.Option("--resume", help="Continue the run in this folder with its own options; those given here replace them."),
     ] = False,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
     freeze: Annotated[
@@ -184,16 +186,18 @@ def train_fastbev(
 ) -> None:
     """Train Fast-BEV on simulated drives. Ctrl-C loses at most the time since the last checkpoint (--resume)."""
     from bevstack.bev.config import SLIM
+    from bevstack.learn.history import continued, last_options
     from bevstack.learn.slim import SlimOptions, SlimTrainer
     from bevstack.learn.train import Trainer, TrainOptions
     from bevstack.learn.train import train_fastbev as execute
 
     if slim and model is not None:
         raise BevstackError(f"--slim trains the widths of {SLIM.name}, not {model}: leave out one of the two options")
+    slim = slim or (resume and "widths" in last_options(output))
     kind = SlimOptions if slim else TrainOptions
     options = kind(
         output=output,
-        model=SLIM.name if slim else model or TrainOptions.model,
+        model=model or (SLIM.name if slim else TrainOptions.model),
         config=SLIM if slim else None,
         minutes=minutes,
         steps=steps,
@@ -210,6 +214,8 @@ def train_fastbev(
         first_drive=first_drive,
         amp=amp,
     )
+    if resume:
+        options = continued(options, given(context, slim="model"))
     make = SlimTrainer if slim else Trainer
     print(execute(options, report=lambda line: print(line, file=sys.stderr, flush=True), make=make))
 
@@ -217,6 +223,7 @@ def train_fastbev(
 @train_app.command("nuscenes")
 @plainly
 def train_nuscenes(
+    context: typer.Context,
     output: Annotated[Path, typer.Argument(help="Folder of the run: options, log, checkpoint, weights.")],
     data: Annotated[Path | None, typer.Option(help="nuScenes folder; without it: simulated drives only.")] = None,
     version: Annotated[str | None, typer.Option(help="Which v1.0-* folder, if there are several.")] = None,
@@ -247,7 +254,7 @@ def train_nuscenes(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+        typer.Option("--resume", help="Continue the run in this folder with its own options; those given here replace them."),
     ] = False,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from instead of random weights.")] = None,
 ) -> None:
@@ -257,6 +264,7 @@ def train_nuscenes(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from bevstack.learn.history import continued
     from bevstack.learn.nuscenes.train import RecipeOptions, train_recipe
 
     options = RecipeOptions(
@@ -287,10 +295,12 @@ def train_nuscenes(
         resume=resume,
         init=init,
     )
+    if resume:
+        options = continued(options, given(context))
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = os.environ.get("RANK", "0") == "0"
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task("training", total=steps)
+        task = bar.add_task("training", total=options.steps)
         written = train_recipe(
             options,
             report=lambda line: bar.console.print(line, highlight=False, soft_wrap=True),

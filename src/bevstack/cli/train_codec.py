@@ -9,6 +9,7 @@ import typer
 
 from bevstack.errors import BevstackError
 
+from .given import given
 from .models import train_app as train_app
 from .plainly import plainly
 
@@ -16,8 +17,9 @@ from .plainly import plainly
 @train_app.command("codec")
 @plainly
 def train_codec(
+    context: typer.Context,
     output: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    images: Annotated[list[Path], typer.Option(help="Folder of photographs; may be given several times.")],
+    images: Annotated[list[Path] | None, typer.Option(help="Folder of photographs; may be given several times.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern of file names to leave out; several times.")] = None,
     model: Annotated[str, typer.Option(help="Codec to train.")] = "codec-nano",
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
@@ -41,16 +43,17 @@ def train_codec(
     init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in this folder; give its other options again, or a larger budget."),
+        typer.Option("--resume", help="Continue the run in this folder with its own options; those given here replace them."),
     ] = False,
 ) -> None:
     """Train a learned image codec on folders of photographs."""
     from bevstack.learn.codec.train import CodecTrainOptions
     from bevstack.learn.codec.train import train_codec as execute
+    from bevstack.learn.history import continued
 
     options = CodecTrainOptions(
         output=output,
-        images=tuple(images),
+        images=tuple(images or ()),
         exclude=tuple(exclude or ()),
         model=model,
         minutes=minutes,
@@ -73,15 +76,18 @@ def train_codec(
         init=init,
         resume=resume,
     )
+    if resume:
+        options = continued(options, given(context, batch=("batch", "latent_batch")))
     print(execute(options))
 
 
 @train_app.command("codec-students")
 @plainly
 def train_students(
+    context: typer.Context,
     teacher: Annotated[str, typer.Argument(help="Weights of the teacher: name or file.")],
-    output: Annotated[Path, typer.Argument(help="Folder for the students' weights files.")],
-    images: Annotated[list[Path], typer.Option(help="Folder of photographs; may be given several times.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the run and of the students' weights files.")],
+    images: Annotated[list[Path] | None, typer.Option(help="Folder of photographs; may be given several times.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Shell pattern of file names to leave out; several times.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of each of the two trainings.", min=1)] = 1000,
     blocks: Annotated[int, typer.Option(help="Residual blocks that the small decoder keeps.", min=1)] = 2,
@@ -89,19 +95,34 @@ def train_students(
     crop: Annotated[int, typer.Option(help="Side of the crops, a multiple of 64.", min=64)] = 256,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
     seed: Annotated[int, typer.Option(help="Of crops and rates.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in this folder with its own options; those given here replace them."),
+    ] = False,
 ) -> None:
     """Distil decoders that read the teacher's streams: one of its size, one with fewer blocks."""
-    from bevstack.codec.weights import find_weights, load_weights, read_info, save_weights
-    from bevstack.learn.codec.crops import CropStream, find_images, read_rgb
-    from bevstack.learn.codec.distill import DistillOptions, distill
+    from bevstack.learn.codec.distill import DistillOptions
+    from bevstack.learn.codec.students import train_students as execute
+    from bevstack.learn.history import continued
 
-    path = find_weights(teacher)
     if output.exists() and not output.is_dir():
         raise BevstackError(f"{output} is a file: give a folder for the students' weights")
-    crops = CropStream([read_rgb(p) for p in find_images(images, exclude or ())], crop, batch, seed)
-    options = DistillOptions(steps=steps, blocks=blocks, batch=batch, learning_rate=learning_rate, seed=seed)
-    for name, net in distill(load_weights(path), crops, options).items():
-        card = {**read_info(path).card, "decoder": name, "teacher": read_info(path).sha256}
-        target = output / f"{net.config.name}-{name}.safetensors"
-        save_weights(target, net, card)
-        print(target)
+    options = DistillOptions(
+        output=output,
+        teacher=teacher,
+        images=tuple(images or ()),
+        exclude=tuple(exclude or ()),
+        steps=steps,
+        blocks=blocks,
+        batch=batch,
+        crop=crop,
+        learning_rate=learning_rate,
+        seed=seed,
+        threads=threads,
+        resume=resume,
+    )
+    if resume:
+        options = continued(options, given(context))
+    for path in execute(options).values():
+        print(path)

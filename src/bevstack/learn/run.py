@@ -1,8 +1,9 @@
 """What a training run is on disk and in time: its folder, its budget, its checkpoint and its log.
 
 The folder of every trainer holds the same: ``options.json`` and ``config.json`` (what was asked), ``environment.json``
-(versions, machine), ``log.csv``, ``checkpoint.pt``, from which the run continues, and at its end ``weights.safetensors``. The
-steps themselves stand in each trainer's own module.
+(versions, machine), ``parts.json`` (what was asked when it was continued, ``bevstack.learn.history``), ``log.csv``,
+``checkpoint.pt``, from which the run continues, and at its end ``weights.safetensors``. The steps themselves stand in each
+trainer's own module, what they have in common in ``bevstack.learn.loop``.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from bevstack.errors import BevstackError, CheckpointError
+from bevstack.errors import CheckpointError
 
-
-class TrainingError(BevstackError):
-    """A run cannot start, continue or be read."""
+from .error import TrainingError as TrainingError
+from .history import Part, add_part, check_resumable, flag, last_options, plain, shown, write_json
 
 
 class Budget(Protocol):
@@ -109,8 +109,8 @@ class RunFolder:
         self._lock: Lock | None = None
 
     def __enter__(self) -> RunFolder:
-        if self.resume and not self.checkpoint.is_file():
-            raise TrainingError(f"nothing to resume: {self.checkpoint} does not exist; without --resume a new run starts")
+        if self.resume:
+            check_resumable(self.checkpoint)
         if self.first:
             self._made = not self.path.is_dir()
             try:
@@ -135,40 +135,78 @@ class RunFolder:
         if unused:
             self.path.rmdir()
 
-    def begin(self, options: Any, config: str, about: Mapping[str, str] | None = None, fixed: Sequence[str] = ()) -> None:
-        """Writes what was asked; a continued run keeps what is there, and says what cannot change.
+    def check(self, options: Any, config: ModelConfig | None = None, fixed: Sequence[str] = ()) -> None:
+        """Whether a run can be continued with these options; a new one can.
 
         Args:
-            options: a dataclass. ``config``: the model's, as JSON. ``about``: more for ``environment.json``.
-            fixed: names of options that a continued run has to share.
+            options: a dataclass. ``config``: of the network. ``fixed``: names of options that all parts of a run share, if
+                the options have them.
 
         Raises:
-            TrainingError: such an option differs.
+            TrainingError: such an option or the network differs.
         """
-        asked = {f.name: _plain(getattr(options, f.name)) for f in dataclasses.fields(options) if f.name != "config"}
-        file = self.path / "options.json"
+        if not self.resume:
+            return
+        before, asked = last_options(self.path), plain(options)
+        for name in fixed:
+            if name in asked and (old := before.get(name, asked[name])) != asked[name]:
+                now = f"without {name}" if asked[name] is None else shown(asked[name])
+                raise TrainingError(
+                    f"{self.path} was begun {_with(name, old)}, not {now}: continue it {_typed(name, old)}, "
+                    "or choose another folder"
+                )
+        file = self.path / "config.json"
+        if config is not None and file.is_file():
+            _check_network(self.path, file.read_text(encoding="utf-8"), config)
+
+    def begin(
+        self, options: Any, config: str, about: Mapping[str, str] | None = None, progress: Progress | None = None
+    ) -> None:
+        """Writes what was asked: for a new run beside everything else, for a continued one as its next part.
+
+        Args:
+            options: a dataclass. ``config``: the model's, as JSON. ``about``: more about the environment.
+            progress: where a continued run stands.
+        """
+        if not self.first:
+            return
+        asked, known = plain(options), {**environment(), **(about or {})}
         if self.resume:
-            before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-            for name in fixed:
-                if before.get(name, asked[name]) != asked[name]:
-                    raise TrainingError(
-                        f"{self.path} was begun with {name} {before[name]}, not {asked[name]}: continue it with --{name} "
-                        f"{before[name]}, or choose another folder"
-                    )
-        elif self.first:
-            file.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-            (self.path / "config.json").write_text(config + "\n", encoding="utf-8")
-            known = json.dumps({**environment(), **(about or {})}, indent=2)
-            (self.path / "environment.json").write_text(known + "\n", encoding="utf-8")
+            progress = progress or Progress()
+            add_part(self.path, Part(progress.step, progress.seconds / 60.0, asked, known))
+            return
+        (self.path / "parts.json").unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
+        write_json(self.path / "options.json", asked)
+        (self.path / "config.json").write_text(config + "\n", encoding="utf-8")
+        write_json(self.path / "environment.json", known)
 
 
-def _plain(value: object) -> object:
-    """As JSON can say it."""
-    if isinstance(value, Path):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+def _with(name: str, value: object) -> str:
+    return f"without {name}" if value is None else f"with {name} {shown(value)}"
+
+
+def _typed(name: str, value: object) -> str:
+    """How to ask for a value again."""
+    unset = value is None or value is False
+    return f"without {flag(name, True)}" if unset else f"with {flag(name, value)}"
+
+
+def _check_network(path: Path, saved: str, config: Any) -> None:
+    """
+    Raises:
+        TrainingError: a run's network is another one.
+    """
+    if _same_network(saved, config):
+        return
+    try:
+        old, new = json.loads(type(config).from_json(saved).to_json()), json.loads(config.to_json())
+    except CheckpointError as error:
+        raise TrainingError(f"{path} holds the run of another trainer: choose another folder") from error
+    name = next(k for k in (*sorted(new.keys() - {"name", "post"}), "name") if old.get(k) != new[k])
+    raise TrainingError(
+        f"{path} was begun with {name} {shown(old.get(name))} of the network, not {shown(new[name])}: continue it without "
+        "options for another network, or choose another folder"
+    )
 
 
 _held: set[int] = set()  # descriptors of locks
@@ -280,8 +318,7 @@ def load_checkpoint(
     Raises:
         TrainingError: missing or damaged file, or the checkpoint of another model or trainer.
     """
-    if not path.is_file():
-        raise TrainingError(f"nothing to resume: {path} does not exist; without --resume a new run starts")
+    check_resumable(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
@@ -307,6 +344,15 @@ def _same_network(saved: str, config: Any) -> bool:
     return bool(other.to_json() == config.to_json())
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """What an optimiser remembers (moments, step counts), but not its settings: those are of the options that are in force,
+    which may be others than when ``state`` was saved."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings):
+        group.update(own)
+
+
 class Means:
     """Means of what steps report, from one line of the log to the next; values that are not finite do not count."""
 
@@ -328,7 +374,8 @@ class Means:
 
 
 class CsvLog:
-    """Appends rows; the header is that of the first row. A resumed run cuts off lines beyond its checkpoint."""
+    """Appends rows; the header is that of the first row, and what it has no column for is left out: the log of an older version
+    may have fewer. A resumed run cuts off lines beyond its checkpoint."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -354,7 +401,7 @@ class CsvLog:
         if self.fields is None:
             self.fields = list(row)
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.fields)
+            writer = csv.DictWriter(file, self.fields, extrasaction="ignore")
             if new:
                 writer.writeheader()
             writer.writerow({k: (v if isinstance(v, int) else f"{v:.6g}") for k, v in row.items()})

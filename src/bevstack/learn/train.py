@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,19 +29,22 @@ from .assignment import DenseAssignmentLoss, silence_unused
 from .average import AveragedWeights
 from .freeanchor import free_anchor_losses
 from .half import warn_if_emulated
+from .loop import run_steps
 from .perspective import PerspectiveHead
 from .run import (
-    CsvLog,
-    Means,
     Progress,
     RunFolder,
     TrainingError,
     check_budget,
     check_finite,
     load_checkpoint,
+    load_optimizer,
     save_checkpoint,
 )
 from .simulated import Batch, DriveStream, StreamOptions
+
+# All parts of a run share these: the network and its losses, and what the cached features of the past belong to.
+FIXED = ("model", "widths", "init", "loss", "perspective", "batch", "clip", "drives", "seed", "first_drive")
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,7 @@ class Trainer:
         if self.perspective is not None and state["perspective"] is not None:
             self.perspective.load_state_dict(state["perspective"])
         self.average.state, self.average.updates = state["average"], state["updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.history = state["history"]
         torch.set_rng_state(state["random"])
@@ -391,17 +393,18 @@ def train_fastbev(
     if threads is not None:
         torch.set_num_threads(threads)
     with RunFolder(options.output, resume=options.resume) as folder:
+        folder.check(options, options.network(), FIXED)
         trainer = make(options)
         warn_if_emulated(options.amp, torch.device("cpu"), report)
-        folder.begin(options, trainer.config.to_json())
         if options.resume:
             trainer.load(folder.checkpoint)
-        _loop(trainer, folder, statistics, report)
+        folder.begin(options, trainer.config.to_json(), progress=trainer.progress)
+        _run(trainer, folder, statistics, report)
         return trainer.write(folder.weights)
 
 
-def _loop(trainer: Trainer, folder: RunFolder, statistics: int, report: Callable[[str], None]) -> None:
-    options, progress = trainer.options, trainer.progress
+def _run(trainer: Trainer, folder: RunFolder, statistics: int, report: Callable[[str], None]) -> None:
+    options = trainer.options
     stream_options = StreamOptions(
         batch=options.batch,
         drives=options.drives,
@@ -410,22 +413,9 @@ def _loop(trainer: Trainer, folder: RunFolder, statistics: int, report: Callable
         first_drive=options.first_drive,
         workers=options.workers,
     )
-    with DriveStream(trainer.config, stream_options, start=progress.step) as stream:
-        log, means = CsvLog(folder.log, progress.step), Means()
+    with DriveStream(trainer.config, stream_options, start=trainer.progress.step) as stream:
         batches = iter(stream)
-        saved = time.monotonic()
-        while progress.fraction(options) < 1.0:
-            began = time.monotonic()
-            batch = next(batches)
-            waiting = time.monotonic() - began
-            means.add({**trainer.step(batch), "waiting": waiting})
-            progress.seconds += time.monotonic() - began
-            if progress.step % options.log_every == 0:
-                report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
-            if time.monotonic() - saved > 60 * options.checkpoint_minutes:
-                trainer.save(folder.checkpoint)
-                saved = time.monotonic()
-        trainer.save(folder.checkpoint)
+        run_steps(trainer, options, batches, folder, report)
         if statistics:
             trainer.settle(batches, statistics)
 

@@ -18,7 +18,8 @@ from bevstack.detect.weights import find_weights, load_weights, read_info
 from bevstack.errors import CheckpointError
 from bevstack.learn.detect.data import AugmentOptions, DataSpec, TrainingSet
 from bevstack.learn.detect.slim import SlimOptions, SlimTrainer
-from bevstack.learn.detect.train import Batch, Processes, train_giraffedet
+from bevstack.learn.detect.train import Batch, train_giraffedet
+from bevstack.learn.processes import Processes
 from bevstack.learn.run import TrainingError
 
 

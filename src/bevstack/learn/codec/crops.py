@@ -24,8 +24,10 @@ def find_images(folders: Sequence[str | Path], exclude: Sequence[str] = ()) -> l
     """Image files directly inside the folders, sorted by name; ``exclude`` holds shell patterns of file names.
 
     Raises:
-        DataError: a folder is missing, or none holds an image.
+        DataError: no folder is given, one is missing, or none holds an image.
     """
+    if not folders:
+        raise DataError("no folder of photographs: give at least one (--images FOLDER)")
     found: list[Path] = []
     for folder in map(Path, folders):
         if not folder.is_dir():

@@ -4,6 +4,8 @@ Step 1 is an ordinary training run: the teacher. Step 2 trains a student decoder
 pictures and features as well as from the originals. Step 3 takes blocks out of it, the least useful ones first, and trains on.
 In steps 2 and 3 everything but the synthesis and its conditioning is frozen - analysis, hyper path, scale net, means, gains -
 so that every student decodes the teacher's streams: the model id stays, the reconstruction id changes.
+
+What is learned stands here, the training itself in ``bevstack.learn.codec.students``.
 """
 
 from __future__ import annotations
@@ -11,19 +13,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bevstack.codec.config import CodecConfig
 from bevstack.codec.model import CodecNet, from_network, spread_plane, to_network
 from bevstack.codec.rate import knot_weights, lagrange
 from bevstack.learn.run import TrainingError
-
-from .crops import CropStream
 
 
 @dataclass(frozen=True)
@@ -31,21 +30,32 @@ class DistillOptions:
     """What a distillation is asked to do.
 
     Attributes:
+        output: the run's folder; the students' weights files are written there, too.
+        teacher: its weights, a name or a file.
+        images: folders of photographs; ``exclude``: shell patterns of file names to leave out.
         steps: of step 2 and of step 3, each.
         blocks: residual blocks at 1/8 that the smallest student keeps.
         pictures: weight of the error against the teacher's picture; ``features``: of the error of the trunk's features. Both
-            fade
-            to 0 over the first nine tenths of a step's budget.
+            fade to 0 over the first nine tenths of a step's budget.
     """
 
+    output: Path
+    teacher: str = "codec-nano"
+    images: tuple[Path, ...] = ()
+    exclude: tuple[str, ...] = ()
     steps: int = 1000
     blocks: int = 2
     batch: int = 8
+    crop: int = 256
     learning_rate: float = 5e-4
     pictures: float = 0.5
     features: float = 0.1
     clip_norm: float = 1.0
     seed: int = 0
+    threads: int | None = None
+    log_every: int = 20
+    checkpoint_minutes: float = 3.0
+    resume: bool = False
 
 
 def fork(teacher: CodecNet) -> CodecNet:
@@ -143,66 +153,3 @@ def least_useful(student: CodecNet, given: Lesson, pixels: Tensor) -> int:
             picture = _picture(small, _stages(small, given.decoded, given.weights)[-1])
             costs.append(float((picture - pixels).square().mean()))
     return costs.index(min(costs))
-
-
-def _batch(crops: CropStream, step: int, config: CodecConfig, seed: int) -> tuple[Tensor, Tensor]:
-    import numpy as np
-
-    pixels = torch.from_numpy(crops(step)).permute(0, 3, 1, 2).float()
-    random = np.random.default_rng((seed, step, 3))
-    r = random.random(len(pixels)) * (config.rate.levels - 1)
-    return pixels, torch.from_numpy(r.astype(np.float32))[:, None, None, None]
-
-
-def _train(student: CodecNet, teacher: CodecNet, crops: CropStream, first: int, options: DistillOptions) -> list[float]:
-    learning = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(learning, lr=options.learning_rate, betas=(0.9, 0.98))
-    losses = []
-    for step in range(options.steps):
-        share = step / max(1, options.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * max(1e-3, 0.5 * (1 + math.cos(math.pi * share)))
-        pixels, r = _batch(crops, first + step, student.config, options.seed)
-        given = lesson(teacher, pixels, r)
-        loss = distillation_loss(student, given, pixels, r, options, max(0.0, 1.0 - share / 0.9))
-        if not math.isfinite(float(loss.detach())):
-            raise TrainingError(
-                f"distillation loss is {float(loss.detach())} at step {first + step}: use a lower learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learning, options.clip_norm)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def distill(
-    teacher: CodecNet, crops: CropStream, options: DistillOptions, report: Callable[[str], None] = print
-) -> dict[str, CodecNet]:
-    """Steps 2 and 3. Returns the same-size student ("twin") and the shrunk one ("small"); both decode the teacher's streams.
-
-    Raises:
-        TrainingError: the student would keep more blocks than the teacher has, or none.
-    """
-    depth = teacher.config.transform.decoder_blocks
-    if not 1 <= options.blocks <= depth:
-        raise TrainingError(
-            f"a student with {options.blocks} blocks cannot be made of a teacher with {depth}: choose 1 to {depth}"
-        )
-    twin = fork(teacher)
-    losses = _train(twin, teacher, crops, 0, options)
-    report(f"twin: loss {_mean(losses[:20]):.4f} -> {_mean(losses[-20:]):.4f}")
-    small = fork(twin)
-    pixels, r = _batch(crops, 20_000_000, teacher.config, options.seed)
-    while small.config.transform.decoder_blocks > options.blocks:
-        number = least_useful(small, lesson(teacher, pixels, r), pixels)
-        small = fork(without_block(small, number))
-        report(f"block {number} taken out, {small.config.transform.decoder_blocks} left")
-    losses = _train(small, teacher, crops, options.steps, options)
-    report(f"small: loss {_mean(losses[:20]):.4f} -> {_mean(losses[-20:]):.4f}")
-    return {"twin": twin.eval(), "small": small.eval()}
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / max(1, len(values))

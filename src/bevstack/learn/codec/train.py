@@ -7,6 +7,7 @@ it had never stopped.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,15 +23,16 @@ from torch import Tensor, nn
 from bevstack.codec.config import CODECS, HYPER_STRIDE, STRIDE, CodecConfig
 from bevstack.codec.model import CodecNet, spread_plane, to_network
 from bevstack.learn.average import AveragedWeights
+from bevstack.learn.loop import run_steps
 from bevstack.learn.run import (
     CsvLog,
-    Means,
     Progress,
     RunFolder,
     TrainingError,
     check_budget,
     check_finite,
     load_checkpoint,
+    load_optimizer,
     save_checkpoint,
 )
 from bevstack.nn.seed import seed_everything
@@ -41,6 +43,7 @@ from .soap import Soap
 from .validate import Validation
 
 CELL = STRIDE * HYPER_STRIDE
+FIXED = ("model", "init", "optimizer")  # all parts of a run share these
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,15 @@ class CodecTrainOptions:
         if self.model not in CODECS:
             raise TrainingError(f"no codec is called {self.model!r}: choose one of {', '.join(CODECS)}")
         return CODECS[self.model]
+
+
+def check_crop(side: int) -> None:
+    """
+    Raises:
+        TrainingError: the side of the crops is no multiple of the codec's cells.
+    """
+    if side % CELL:
+        raise TrainingError(f"--crop {side} is no multiple of {CELL}: choose {max(1, side // CELL) * CELL}")
 
 
 def learning_rate(step: int, fraction: float, options: CodecTrainOptions) -> float:
@@ -298,10 +310,7 @@ class Trainer:
         state = load_checkpoint(path, self.config, needs=("progress", "worth"))
         self.net.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
-        factors = [group["factor"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, factor in zip(self.optimizer.param_groups, factors):
-            group["factor"] = factor
+        load_optimizer(self.optimizer, state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.worth = state["worth"]
         torch.set_rng_state(state["random"])
@@ -322,49 +331,37 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
         DataError: no usable images.
     """
     check_budget(options)
-    if options.crop % CELL:
-        raise TrainingError(f"--crop {options.crop} is no multiple of {CELL}: choose {max(1, options.crop // CELL) * CELL}")
+    check_crop(options.crop)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     options.network()  # a wrong name is said before anything is read
-    held = split(find_images(options.images, options.exclude), options.hold_out)
     with RunFolder(options.output, resume=options.resume) as folder:
+        folder.check(options, options.network(), FIXED)
+        held = split(find_images(options.images, options.exclude), options.hold_out)
         crops = CropStream(
             [read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour
         )
         trainer = Trainer(options, crops)
-        folder.begin(options, trainer.config.to_json(), fixed=("optimizer",))
         if options.resume:
             trainer.load(folder.checkpoint)
-        _loop(trainer, crops, Validation([read_rgb(p) for p in held.held_out]), folder, report)
+        folder.begin(options, trainer.config.to_json(), progress=trainer.progress)
+        _run(trainer, crops, Validation([read_rgb(p) for p in held.held_out]), folder, report)
         return write_weights(trainer, folder.weights, crops.images)
 
 
-def _loop(
-    trainer: Trainer, crops: CropStream, validation: Validation, folder: RunFolder, report: Callable[[str], None]
-) -> None:
+def _run(trainer: Trainer, crops: CropStream, validation: Validation, folder: RunFolder, report: Callable[[str], None]) -> None:
     options, progress = trainer.options, trainer.progress
-    log, scores = (CsvLog(path, progress.step) for path in (folder.log, folder.path / "validation.csv"))
-    means = Means()
-    saved = validated = time.monotonic()
-    if not options.resume:
-        validated -= 60 * options.validate_minutes
-    while True:
-        finished = progress.fraction(options) >= 1.0
+    scores = CsvLog(folder.path / "validation.csv", progress.step)
+    validated = time.monotonic() if options.resume else -math.inf
+
+    def validate(finished: bool) -> None:
+        nonlocal validated
         if validation.images and (finished or time.monotonic() - validated > 60 * options.validate_minutes):
             report("validation " + scores.write({"step": progress.step, **validation(trainer.averaged_net())}))
             validated = time.monotonic()
-        if finished:
-            break
-        began = time.monotonic()
-        means.add(trainer.step(crops(progress.step, options.latent_batch if trainer.latent_only else options.batch)))
-        progress.seconds += time.monotonic() - began
-        if progress.step % options.log_every == 0:
-            report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
-        if time.monotonic() - saved > 60 * options.checkpoint_minutes:
-            trainer.save(folder.checkpoint)
-            saved = time.monotonic()
-    trainer.save(folder.checkpoint)
+
+    batches = (crops(progress.step, options.latent_batch if trainer.latent_only else options.batch) for _ in itertools.count())
+    run_steps(trainer, options, batches, folder, report, between=validate)
 
 
 def write_weights(trainer: Trainer, path: Path, images: Sequence[NDArray[np.uint8]] = ()) -> Path:

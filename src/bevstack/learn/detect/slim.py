@@ -18,12 +18,13 @@ from bevstack.detect.config import SLIM_WIDTHS
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.slim import is_slim, load_slim, save_slim, slimmable
 from bevstack.learn.average import AveragedWeights
+from bevstack.learn.processes import Processes
 from bevstack.learn.run import TrainingError, check_finite
 from bevstack.learn.sandwich import check_widths, narrower_of_step, own_norms, settle, untaught
 from bevstack.nn.slimmable import Slimmable
 
 from .losses import Targets
-from .train import Batch, Processes, Trainer, TrainOptions, start_from
+from .train import Batch, Trainer, TrainOptions, start_from
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class SlimTrainer(Trainer):
     def __init__(self, options: TrainOptions, processes: Processes | None = None) -> None:
         if not isinstance(options, SlimOptions):
             raise TrainingError("several widths need SlimOptions")
-        if processes is not None and processes.world > 1:
-            raise TrainingError(f"{processes.world} processes: several widths are trained in one")
+        if processes is not None and processes.count > 1:
+            raise TrainingError(f"{processes.count} processes: several widths are trained in one")
         check_widths(options.widths)
         self.slim_options = options
         super().__init__(options, processes)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +23,16 @@ from bevstack.detect.letterbox import check_canvas
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.learn.average import AveragedWeights
 from bevstack.learn.half import warn_if_emulated
+from bevstack.learn.loop import run_steps
+from bevstack.learn.processes import Processes, joined
 from bevstack.learn.run import (
-    CsvLog,
-    Means,
     Progress,
     RunFolder,
     TrainingError,
     check_budget,
     check_finite,
     load_checkpoint,
+    load_optimizer,
     save_checkpoint,
 )
 from bevstack.nn.seed import seed_everything
@@ -41,6 +40,8 @@ from bevstack.nn.seed import seed_everything
 from .data import AugmentOptions, BatchIndex, DataSpec, Sample, TrainingSet
 from .losses import GFLLoss, Targets
 from .widen import can_widen, widen
+
+FIXED = ("model", "widths", "init", "optimizer")  # all parts of a run share these
 
 
 @dataclass(frozen=True)
@@ -103,38 +104,6 @@ def learning_rate(step: int, fraction: float, options: TrainOptions) -> float:
     if options.optimizer == "sgd":
         return options.learning_rate * warm * (1.0 if fraction < 0.9 else 0.1 if fraction < 0.97 else 0.01)
     return options.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
-
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that torchrun started: its number, how many there are, its device."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
-
-    @staticmethod
-    def join() -> Processes:
-        """Reads torchrun's variables and meets the other processes; alone where there are none."""
-        world, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")))
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(local)
-        if world > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if cuda else "gloo")
-        return Processes(rank, world, torch.device("cuda", local) if cuda else torch.device("cpu"))
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Over all processes."""
-        if self.world == 1:
-            return value
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value / self.world
-
-    def leave(self) -> None:
-        if self.world > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -202,7 +171,7 @@ class Trainer:
             self._start(net, options.init)
         net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._wrapped: nn.Module = net
-        if self.processes.world > 1:
+        if self.processes.count > 1:
             if device.type == "cuda":
                 net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
             self._wrapped = nn.parallel.DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
@@ -310,8 +279,9 @@ class Trainer:
         state = load_checkpoint(path, self.config, needs=("progress", "scaler"), device=self.processes.device)
         self.trained.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if state["scaler"]:  # empty where there was no half precision on a GPU before
+            self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
 
     def averaged_net(self) -> GiraffeDetNet:
@@ -383,51 +353,36 @@ def train_giraffedet(
             raise TrainingError("one image of 128x128 pixels is too little for batch norms: give a larger --batch or --size")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    data = TrainingSet(options.network(), options.data, options.seed, options.augment)
-    processes = Processes.join()
-    torch.set_flush_denormal(True)  # for the run only: others in this process may need denormal numbers
-    try:
-        with RunFolder(options.output, resume=options.resume, first=processes.rank == 0) as folder:
+    with joined() as processes, RunFolder(options.output, resume=options.resume, first=processes.first) as folder:
+        folder.check(options, options.network(), FIXED)
+        data = TrainingSet(options.network(), options.data, options.seed, options.augment)
+        torch.set_flush_denormal(True)  # for the run only: others in this process may need denormal numbers
+        try:
             trainer = make(options, processes)
             warn_if_emulated(trainer.amp, processes.device, report)
-            folder.begin(options, trainer.config.to_json(), fixed=("optimizer",))
             if options.resume:
                 trainer.load(folder.checkpoint)
-            _loop(trainer, data, folder, report)
+            about = {"processes": str(processes.count), "device": str(processes.device)}
+            folder.begin(options, trainer.config.to_json(), about, trainer.progress)
+            _run(trainer, data, folder, report)
             if folder.first:
                 trainer.write(folder.weights)
             return folder.weights
-    finally:
-        torch.set_flush_denormal(False)
-        processes.leave()
+        finally:
+            torch.set_flush_denormal(False)
 
 
-def _loop(trainer: Trainer, data: TrainingSet, folder: RunFolder, report: Callable[[str], None]) -> None:
-    options, processes, progress = trainer.options, trainer.processes, trainer.progress
-    log = CsvLog(folder.log, progress.step) if folder.first else None
-    means = Means()
-    index = BatchIndex(options.batch, options.sizes(), options.seed, progress.step, processes.rank, processes.world)
+def _run(trainer: Trainer, data: TrainingSet, folder: RunFolder, report: Callable[[str], None]) -> None:
+    options, processes = trainer.options, trainer.processes
+    start = trainer.progress.step
+    index = BatchIndex(options.batch, options.sizes(), options.seed, start, processes.rank, processes.count)
     stream = batches(data, index, options.workers, processes.device.type == "cuda")
-    saved = time.monotonic()
-    while progress.fraction(options) < 1.0:
-        began = time.monotonic()
-        batch = next(stream)
-        waiting = time.monotonic() - began
-        means.add({**trainer.step(batch), "waiting": waiting})
-        # All processes must stop at the same step: the clock is the mean of theirs.
-        spent = torch.tensor(time.monotonic() - began, dtype=torch.float64)
-        if options.minutes is not None and processes.world > 1:
-            spent = processes.mean(spent.to(processes.device)).cpu()
-        progress.seconds += float(spent)
-        if log is None:
-            continue
-        if progress.step % options.log_every == 0:
-            report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
-        if time.monotonic() - saved > 60 * options.checkpoint_minutes:
-            trainer.save(folder.checkpoint)
-            saved = time.monotonic()
+
+    def clock(seconds: float) -> float:
+        return seconds if options.minutes is None else processes.total(seconds) / processes.count
+
+    run_steps(trainer, options, stream, folder, report, clock=clock)
     if folder.first:
-        trainer.save(folder.checkpoint)
         trainer.settle(stream)
 
 

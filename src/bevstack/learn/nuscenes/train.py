@@ -11,8 +11,6 @@ The run folder is that of ``bevstack.learn.run``.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,9 +32,22 @@ from bevstack.nn.seed import seed_everything
 from ..average import AveragedWeights
 from ..freeanchor import free_anchor_losses
 from ..half import warn_if_emulated
-from ..run import CsvLog, Means, RunFolder, TrainingError, check_finite, load_checkpoint, save_checkpoint
+from ..processes import Processes, joined
+from ..run import (
+    CsvLog,
+    Means,
+    Progress,
+    RunFolder,
+    TrainingError,
+    check_finite,
+    load_checkpoint,
+    load_optimizer,
+    save_checkpoint,
+)
 from ..train import start_from
 from .samples import DrivePool, MixedPool, NuScenesPool, Pool, SampleSet, TrainingSample, split_scenes
+
+FIXED = ("model", "init", "freeze_stem")  # all parts of a run share these
 
 
 @dataclass(frozen=True)
@@ -120,61 +131,29 @@ def rate(step: int, options: RecipeOptions) -> float:
     return options.learning_rate * base * (options.warmup_ratio + (1.0 - options.warmup_ratio) * warm)
 
 
-@dataclass(frozen=True)
-class World:
-    """This process among those of the run."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
-
-    def total(self, value: float) -> float:
-        """Sum over all processes."""
-        if self.size == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
-        distributed.all_reduce(shared)
-        return float(shared)
-
-
-@contextlib.contextmanager
-def joined() -> Iterator[World]:
-    """The world that ``torchrun`` has set up, if it has: NCCL with a GPU each, else gloo on CPUs."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        return
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if gpu else "gloo")
-    try:
-        yield World(distributed.get_rank(), distributed.get_world_size(), device)
-    finally:
-        distributed.destroy_process_group()
-
-
 class Recipe:
     """One run's moving parts in one process."""
 
-    def __init__(self, options: RecipeOptions, world: World | None = None) -> None:
-        self.options, self.world = options, world or World()
+    def __init__(self, options: RecipeOptions, processes: Processes | None = None) -> None:
+        self.options, self.processes = options, processes or Processes()
         self.config = options.network()
-        if options.batch % self.world.size:
-            raise TrainingError(f"a batch of {options.batch} cannot be shared by {self.world.size} processes: give a multiple")
+        if options.batch % self.processes.count:
+            raise TrainingError(
+                f"a batch of {options.batch} cannot be shared by {self.processes.count} processes: give a multiple"
+            )
         seed_everything(options.seed)
-        device = self.world.device
+        device = self.processes.device
         net = FastBEVNet(self.config)
         if options.init is not None and not options.resume:
             start_from(net, options.init)
-        if options.norms == "sync" and self.world.size > 1:
+        if options.norms == "sync" and self.processes.count > 1:
             if device.type != "cuda":
                 raise TrainingError("norms=sync needs GPUs: on CPUs choose train, backbone or frozen")
             net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._freeze()
         self.module: nn.Module = self.net
-        if self.world.size > 1:
+        if self.processes.count > 1:
             # Norms differ between processes while they train, as published; the first process's are what is saved.
             self.module = DistributedDataParallel(self.net, broadcast_buffers=False)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=options.learning_rate)
@@ -210,13 +189,13 @@ class Recipe:
 
     def _cast(self) -> contextlib.AbstractContextManager[Any]:
         kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.options.amp)
-        if kind is None or (kind is torch.float16 and self.world.device.type != "cuda"):
+        if kind is None or (kind is torch.float16 and self.processes.device.type != "cuda"):
             return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, dtype=kind)
+        return torch.autocast(self.processes.device.type, dtype=kind)
 
     def losses(self, samples: list[TrainingSample]) -> dict[str, Tensor]:
         """FreeAnchor's two losses of this process's samples, scaled so that the mean over processes is that of the batch."""
-        device, kinds = self.world.device, self.config.anchors.per_cell
+        device, kinds = self.processes.device, self.config.anchors.per_cell
         pixels = torch.from_numpy(np.stack([s.images for s in samples])).to(device, non_blocking=True)
         images = ((pixels.float() - self._mean) / self._std).permute(0, 1, 4, 2, 3)
         tables = torch.from_numpy(np.stack([s.tables for s in samples])).to(device, non_blocking=True)
@@ -232,9 +211,9 @@ class Recipe:
         labels = [torch.from_numpy(s.labels).to(device) for s in samples]
         free = free_anchor_losses(cls, reg, direction, self.anchors, rows, labels)
         own = len(free.per_box)
-        everywhere = self.world.total(float(own))
+        everywhere = self.processes.total(float(own))
         # Sums of this process over the objects of the whole batch, times the processes that DDP takes the mean over.
-        share = self.world.size * max(1, own) / max(1.0, everywhere)
+        share = self.processes.count * max(1, own) / max(1.0, everywhere)
         return {"positive": free.positive * share, "negative": free.negative * share}
 
     def step(self, samples: list[TrainingSample]) -> dict[str, float]:
@@ -250,7 +229,7 @@ class Recipe:
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.losses(samples)
         total = torch.stack(list(parts.values())).sum()
-        value = self.world.total(float(total.detach())) / self.world.size
+        value = self.processes.total(float(total.detach())) / self.processes.count
         check_finite(value, self.step_number)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
@@ -261,7 +240,7 @@ class Recipe:
         if self.average is not None:
             self.average.update(self.net)
         self.step_number += 1
-        means = {k: self.world.total(float(v.detach())) / self.world.size for k, v in parts.items()}
+        means = {k: self.processes.total(float(v.detach())) / self.processes.count for k, v in parts.items()}
         return {"loss": value, **means, "norm": norm, "lr": now}
 
     def save(self, path: Path) -> None:
@@ -286,11 +265,14 @@ class Recipe:
         """
         state = load_checkpoint(path, self.config, needs=("step", "scaler"))
         self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if state["scaler"]:  # empty where there was no half precision on a GPU before
+            self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
-            self.average.state = {k: v.to(self.world.device) for k, v in state["average"].items()}
+            self.average.state = {k: v.to(self.processes.device) for k, v in state["average"].items()}
             self.average.updates = state["updates"]
+        elif self.average is not None:  # averaged from here on
+            self.average = AveragedWeights(self.net, self.options.ema)
         torch.set_rng_state(state["random"])
         self.step_number = state["step"]
 
@@ -316,11 +298,11 @@ def _as_they_are(samples: list[TrainingSample]) -> list[TrainingSample]:
     return samples
 
 
-def batches(options: RecipeOptions, samples: SampleSet, world: World, start: int) -> Iterator[list[TrainingSample]]:
+def batches(options: RecipeOptions, samples: SampleSet, processes: Processes, start: int) -> Iterator[list[TrainingSample]]:
     """This process's share of every batch from step ``start`` to the end."""
-    share = options.batch // world.size
+    share = options.batch // processes.count
     numbers = [
-        list(range(step * options.batch + world.rank * share, step * options.batch + (world.rank + 1) * share))
+        list(range(step * options.batch + processes.rank * share, step * options.batch + (processes.rank + 1) * share))
         for step in range(start, options.steps)
     ]
     if options.workers == 0:
@@ -370,19 +352,20 @@ def train_recipe(
     """
     if options.steps < 1:
         raise TrainingError(f"--steps is {options.steps}: give a budget above 0")
-    with joined() as world, RunFolder(options.output, resume=options.resume, first=world.rank == 0) as folder:
-        recipe = Recipe(options, world)
-        warn_if_emulated(options.amp == "bf16", world.device, report)
+    with joined() as processes, RunFolder(options.output, resume=options.resume, first=processes.first) as folder:
+        folder.check(options, options.network(), FIXED)
+        recipe = Recipe(options, processes)
+        warn_if_emulated(options.amp == "bf16", processes.device, report)
         samples = SampleSet(pool or options.pool(), recipe.config, options.seed, options.augment)
         board = _board(options) if options.tensorboard and folder.first else None
-        about = {"processes": str(world.size), "device": str(world.device)}
-        folder.begin(options, recipe.config.to_json(), about)
+        about = {"processes": str(processes.count), "device": str(processes.device)}
         if options.resume:
             recipe.load(folder.checkpoint)
+        folder.begin(options, recipe.config.to_json(), about, Progress(recipe.step_number))
         log = CsvLog(folder.log, recipe.step_number) if folder.first else None
         means = Means()
         began = time.monotonic()
-        for batch in batches(options, samples, world, recipe.step_number):
+        for batch in batches(options, samples, processes, recipe.step_number):
             parts = recipe.step(batch)
             now = time.monotonic()
             means.add({**parts, "seconds": now - began})
