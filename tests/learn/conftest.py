@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -43,3 +44,22 @@ def worlds(monkeypatch: pytest.MonkeyPatch) -> None:
         return _drive(seed, key)
 
     monkeypatch.setattr(simulated, "SimulatedDrive", cached)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Any], int], None]:
+    """``interrupt(Trainer, 3)``: new runs save after three steps and are then stopped as by Ctrl-C; continued ones are not."""
+
+    def arrange(trainer: type[Any], after: int) -> None:
+        original = trainer.step
+
+        def step(self: Any, batch: Any) -> Any:
+            done = self.step_number if hasattr(self, "step_number") else self.progress.step
+            if done == after and not self.options.resume:
+                self.save(self.options.output / "checkpoint.pt")
+                raise KeyboardInterrupt
+            return original(self, batch)
+
+        monkeypatch.setattr(trainer, "step", step)
+
+    return arrange

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from bevstack.bev import config
 from bevstack.bev.config import FastBEVConfig
 from bevstack.bev.weights import load_weights, read_info
+from bevstack.cli.main import app
 from bevstack.learn import train
 from bevstack.learn.average import AveragedWeights
 from bevstack.learn.run import TrainingError
 from bevstack.learn.simulated import Batch, DriveStream, StreamOptions
+from bevstack.learn.slim import SlimTrainer
 from bevstack.learn.train import Trainer, TrainOptions, learning_rate, train_fastbev
 
 STREAM = StreamOptions(batch=2, drives=2, clip=3, clips=2, span=12.0, density=0.3, workers=0)
@@ -122,6 +129,44 @@ def test_a_whole_run_and_its_continuation(
     train_fastbev(replace(o, steps=5, resume=True), report=lines.append, statistics=0)
     with (path.parent / "log.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("slim", [False, True])
+def test_resume_alone_goes_on_with_what_the_folder_holds(
+    tiny: FastBEVConfig,
+    tmp_path: Path,
+    worlds: None,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Callable[[type[Any], int], None],
+    slim: bool,
+) -> None:
+    monkeypatch.setattr(train, "StreamOptions", lambda **given: replace(STREAM, seed=given["seed"]))
+    monkeypatch.setitem(config.CONFIGS, "fastbev-tiny", tiny)
+    monkeypatch.setattr(config, "SLIM", replace(tiny, name="fastbev-tiny"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*line: str) -> str:
+        result = CliRunner().invoke(app, ["train", "fastbev", *line])
+        return f"{result.exit_code} {' '.join(result.output.split())}"
+
+    asked = ["--slim"] if slim else ["--model", "fastbev-tiny", "--freeze", "0.5"]
+    asked += ["--steps", "3", "--batch", "2", "--learning-rate", "3e-3", "--seed", "3", "--workers", "0"]
+    assert run("whole", *asked).startswith("0 ")
+    interrupt(SlimTrainer if slim else Trainer, 2)
+    assert run("broken", *asked) == "130 interrupted"
+    for line, said in (
+        ("--model fastbev-nano", "begun with model fastbev-tiny, not fastbev-nano: continue it with --model fastbev-tiny"),
+        ("--batch 4", "begun with batch 2, not 4: continue it with --batch 2, or choose another folder"),
+        ("--seed 0", "begun with seed 3, not 0: continue it with --seed 3"),  # 0 is the default, but asked for
+    ):
+        assert said in run("broken", "--resume", *line.split())
+    assert run("broken", "--resume").startswith("0 ")
+    assert read_info(Path("broken/weights.safetensors")).sha256 == read_info(Path("whole/weights.safetensors")).sha256
+    (part,) = json.loads(Path("broken/parts.json").read_text())
+    assert (part["step"], part["options"]["learning_rate"], part["options"]["freeze"]) == (2, 3e-3, 0.2 if slim else 0.5)
+    assert run("broken", "--resume", "--steps", "4", "--learning-rate", "1e-3").startswith("0 ")
+    after = json.loads(Path("broken/parts.json").read_text())[-1]
+    assert (after["step"], after["options"]["steps"], after["options"]["learning_rate"]) == (3, 4, 1e-3)
 
 
 def test_unusable_requests_are_refused_in_one_line(tiny: FastBEVConfig, tmp_path: Path) -> None:

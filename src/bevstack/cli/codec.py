@@ -153,7 +153,7 @@ def evaluate(
     chosen = classical(baselines)
     pictures = rd.find_pictures(images)[:limit]
     known = published_curves(published)
-    learned: list[PictureCodec] = [
+    learned = [
         rd.Learned(ImageCodec(name, engine, threads), Path(name).stem)
         for name in (model if model is not None else ["codec-nano"])
     ]
@@ -180,9 +180,9 @@ def evaluate(
         plot_curves(plot, [*tests, *anchors], shown, title=f"{images.name or images}, {len(pictures)} pictures")
         console.print(f"plot: {plot}", soft_wrap=True)
     if json is not None:
-        _write(
-            json, jsonlib.dumps({**rd.as_json(result, comparisons), "engine": engine, "threads": threads}, indent=1).encode()
-        )
+        hashes = {codec.name: codec.codec.info.sha256 for codec in learned}
+        figures = {**rd.as_json(result, comparisons), "engine": engine, "threads": threads, "weights_sha256": hashes}
+        _write(json, jsonlib.dumps(figures, indent=1).encode())
         console.print(f"figures: {json}", soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bevstack.bev.weights import load_weights, read_info, save_weights
 
+from .history import Part, parts_section, read_parts, samples, software
 from .nuscenes_metrics import TP_NAMES
 
 
@@ -36,30 +37,31 @@ def publish(run: Path, scores: Path, target: Path, *, note: str = "") -> Path:
     info, result = read_info(source), _json(scores)
     if result["weights_sha256"] != info.sha256:
         raise ValueError(f"{scores} was measured with other weights than {source}: score these")
-    options, environment = _json(run / "options.json"), _json(run / "environment.json")
+    begun = read_parts(run)[0]
     with (run / "log.csv").open(newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     net = load_weights(source)
     metrics = {k: result[k] for k in ("mAP", "NDS", "instants", "seeds", "seconds", "rate")}
-    card = {**info.card, "data": "simulated drives", "first_training_seed": options["first_drive"], "metrics": metrics}
+    card = {**info.card, "data": "simulated drives", "first_training_seed": begun.options["first_drive"], "metrics": metrics}
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     saved = save_weights(target, net, card)
     page = target.with_suffix(".md")
     parameters = sum(p.numel() for p in net.parameters())
-    page.write_text(_page(saved.sha256, parameters, options, environment, last, result, note), encoding="utf-8")
+    page.write_text(_page(run, begun, saved.sha256, parameters, last, result, note), encoding="utf-8")
     return page
 
 
 def _page(
+    run: Path,
+    begun: Part,
     sha256: str,
     parameters: int,
-    options: dict[str, Any],
-    environment: dict[str, Any],
     last: dict[str, str],
     result: dict[str, Any],
     note: str,
 ) -> str:
+    options, environment = begun.options, begun.environment
     seeds = result["seeds"]
     steps = int(last["step"])
     budget = f"--minutes {options['minutes']:g}" if options["minutes"] is not None else f"--steps {options['steps']}"
@@ -89,12 +91,13 @@ def _page(
         f"| parameters | {parameters:,} |",
         f"| sha256 of the tensors | `{sha256}` |",
         f"| training data | `bevstack.frames.sim`, world seeds from {options['first_drive']} on; seeds 0 to 9999 never |",
-        f"| samples seen | {steps * int(options['batch']):,} instants in {steps:,} steps |",
+        f"| samples seen | {samples(run, steps):,} instants in {steps:,} steps |",
         f"| time, machine | {float(last['minutes']):.0f} min on {environment['cores']} vCPU {environment['processor']}, "
         "shared with other programs |",
-        f"| software | Python {environment['python']}, torch {environment['torch']} |",
+        f"| software | {software(environment)} |",
         f"| recipe | `{command}`; see docs/training.md |",
         "",
+        *([*parts, ""] if (parts := parts_section(run, steps)) else []),
         f"## Scores on simulated drives {seeds[0]} to {seeds[-1]}",
         "",
         f"{len(seeds)} drives of {result['seconds']:g} s at {result['rate']:g} instants per second "

@@ -190,6 +190,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def command(kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """``bevstack train KIND RUN ...`` with what differs from ``defaults``, as a card shows it: paths keep two names."""
+    asked = []
+    for name, value in options.items():
+        if name not in OF_THE_CALL and value != defaults.get(name):
+            asked += [flag(name, _short(v)) for v in (value if isinstance(value, list) else [value])]
+    return " ".join([f"bevstack train {kind} RUN", *asked])
+
+
 def trained_parts(run: Path, steps: int) -> list[tuple[Part, int]]:
     """The parts whose steps are in the result of ``steps`` steps, each with the step it reached.
 

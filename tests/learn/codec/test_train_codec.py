@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,50 +14,20 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from tiny_run import TINY
+from typer.testing import CliRunner
 
+from bevstack.cli.main import app
 from bevstack.codec.codec import ImageCodec
-from bevstack.codec.config import CODECS, CodecConfig, HyperConfig, MeanConfig, TransformConfig
+from bevstack.codec.config import CODECS
 from bevstack.codec.model import CodecNet
 from bevstack.codec.transform import strided
-from bevstack.codec.weights import load_weights
+from bevstack.codec.weights import load_weights, read_info
+from bevstack.learn.codec.card import publish
 from bevstack.learn.codec.crops import CropStream, find_images, read_rgb, recolour
 from bevstack.learn.codec.soap import Soap
 from bevstack.learn.codec.train import CodecTrainOptions, Trainer, parameter_groups, train_codec
 from bevstack.learn.run import TrainingError
-
-TINY: CodecConfig = replace(
-    CODECS["codec-nano"],
-    name="codec-tiny",
-    latent=32,
-    transform=TransformConfig(
-        channels=24,
-        encoder_inner=12,
-        decoder_inner=12,
-        encoder_blocks=1,
-        decoder_blocks=2,
-        latent_inner=12,
-        encoder_latent_blocks=1,
-        decoder_latent_blocks=2,
-    ),
-    hyper=HyperConfig(channels=8, width=16, scale_width=16),
-    mean=MeanConfig(features=16, hidden=24, context=8),
-)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Smooth shapes with edges and texture."""
-    import cv2
-
-    folder = tmp_path_factory.mktemp("pictures")
-    for seed in range(4):
-        random = np.random.default_rng(seed)
-        y, x = np.mgrid[0:160, 0:224]
-        picture = np.stack([100 + 70 * np.sin(x / 29 + seed + k) * np.cos(y / 41 - k) for k in range(3)], -1)
-        picture[40:90, 60 + 20 * seed : 140] += 60
-        picture[:, 112:] += random.normal(0, 12, (160, 112, 3))
-        cv2.imwrite(str(folder / f"{seed}.png"), np.clip(picture, 0, 255).astype(np.uint8))
-    return folder
 
 
 def options(folder: Path, images: Path, **changes: object) -> CodecTrainOptions:
@@ -160,6 +133,73 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(pictures: Path, tmp_path: Path
     rest = load_weights(train_codec(replace(half, resume=True), report=lambda _: None))
     for (name, a), b in zip(whole.state_dict().items(), rest.state_dict().values()):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+
+
+def test_resume_alone_goes_on_with_what_the_folder_holds(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[type[Any], int], None]
+) -> None:
+    monkeypatch.setitem(CODECS, "codec-tiny", TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def train(*line: str) -> str:
+        result = CliRunner().invoke(app, ["train", "codec", *line])
+        return f"{result.exit_code} {' '.join(result.output.split())}"
+
+    asked = ["--images", str(pictures), "--model", "codec-tiny", "--steps", "8", "--batch", "2", "--crop", "64", "--seed", "3"]
+    asked += ["--latent-steps", "3", "--hold-out", "2", "--exclude", "3.png", "--threads", "1", "--flat", "0.5"]
+    assert train("whole", *asked).startswith("0 ")
+    interrupt(Trainer, 5)
+    assert train("broken", *asked) == "130 interrupted"
+    for line, said in (
+        ("--model codec-nano", "begun with model codec-tiny, not codec-nano: continue it with --model codec-tiny"),
+        ("--optimizer adam", "begun with optimizer soap, not adam: continue it with --optimizer soap"),
+    ):
+        assert said in train("broken", "--resume", *line.split())
+    assert train("broken", "--resume").startswith("0 ")
+    assert read_info(Path("broken/weights.safetensors")).sha256 == read_info(Path("whole/weights.safetensors")).sha256
+    (part,) = json.loads(Path("broken/parts.json").read_text())
+    assert (part["step"], part["options"]["exclude"], part["options"]["hold_out"]) == (5, ["3.png"], 2)
+    assert train("broken", "--resume", "--steps", "9", "--batch", "3").startswith("0 ")
+    after = json.loads(Path("broken/parts.json").read_text())[-1]["options"]
+    assert (after["steps"], after["batch"], after["latent_batch"]) == (9, 3, 3)
+    assert "no folder of photographs: give at least one (--images" in train("new", "--steps", "2")
+
+
+def test_a_card_holds_the_parts_and_the_scores_of_these_weights(pictures: Path, tmp_path: Path) -> None:
+    asked = options(tmp_path / "run", pictures, hold_out=3, model="codec-tiny")
+    train_codec(asked, report=lambda _: None)
+    train_codec(replace(asked, steps=14, batch=3, resume=True), report=lambda _: None)
+    info = read_info(tmp_path / "run" / "weights.safetensors")
+    row = {"codec": "weights", "anchor": "WebP", "metric": "psnr", "percent": -7.94, "range_db": [27.0, 40.3]}
+    scores = {"bd_rate": [row, {**row, "percent": None}], "pictures": ["a", "b"], "weights_sha256": {"weights": info.sha256}}
+    file = tmp_path / "scores.json"
+    file.write_text(json.dumps(scores))
+    target = tmp_path / "weights" / "codec-tiny.safetensors"
+    target.parent.mkdir()
+    text = publish(tmp_path / "run", file, target, data=["drawn shapes"], note="Only shapes.").read_text()
+    assert read_info(target).sha256 == info.sha256
+    assert read_info(target).card["metrics"] == {"WebP, psnr": -7.94}
+    for part in (
+        "# codec-tiny",
+        info.sha256,
+        info.model_id.hex(),
+        "(14 steps)",
+        f"--images {pictures.parent.name}/{pictures.name}",
+        "| 1 to 12 |",
+        "| 13 to 14 |",
+        "`--batch 3`, `--steps 14`",
+        "- drawn shapes",
+        "## Scores on 2 pictures",
+        "| WebP | PSNR-RGB | -7.9 % (27.0 to 40.3 dB) |",
+        "BD-rate on the held-out photographs, step 0 to step 14: jpeg-420 ",
+        "Only shapes.",
+    ):
+        assert part in text, part
+    assert text.count("| WebP |") == 1
+    assert str(pictures.parent) not in text
+    file.write_text(json.dumps({**scores, "weights_sha256": {"weights": "0"}}))
+    with pytest.raises(TrainingError, match=r"scores\.json was measured with other weights than .*: score these"):
+        publish(tmp_path / "run", file, target)
 
 
 def test_a_folder_in_use_and_a_missing_budget_are_refused(pictures: Path, tmp_path: Path):

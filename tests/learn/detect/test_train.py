@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from bevstack.cli.main import app
+from bevstack.detect import config
 from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.detector import Detector
 from bevstack.detect.weights import read_info
 from bevstack.learn.detect.data import AugmentOptions, DataSpec, TrainingSet
 from bevstack.learn.detect.teacher import read_rgb
 from bevstack.learn.detect.train import Batch, Trainer, TrainOptions, learning_rate, start_from, train_giraffedet
-from bevstack.learn.run import TrainingError
+from bevstack.learn.run import RunFolder, TrainingError
 
 
 def options(tiny: GiraffeDetConfig, folder: Path, output: Path, **changes: object) -> TrainOptions:
@@ -105,6 +111,49 @@ def test_starts_from_other_weights_of_the_same_shapes(tiny: GiraffeDetConfig, fo
     assert taken == len(trainer.net.state_dict()) - 2  # all but the class output's weight and bias
     wider = replace(tiny, outputs=64, inner=24, head=replace(tiny.head, channels=64))
     assert start_from(Trainer(options(wider, folder, tmp_path / "c")).net, weights) > 0  # the backbone fits
+
+
+def test_resume_alone_goes_on_with_what_the_folder_holds(
+    tiny: GiraffeDetConfig,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Callable[[type[Any], int], None],
+) -> None:
+    monkeypatch.setitem(config.DETECTORS, "giraffedet-micro", replace(tiny, name="giraffedet-micro"))
+    monkeypatch.chdir(tmp_path)
+
+    def train(*line: str) -> str:
+        result = CliRunner().invoke(app, ["train", "giraffedet", *line])
+        return f"{result.exit_code} {' '.join(result.output.split())}"
+
+    asked = ["--data", f"{folder}/coco.json@2", "--model", "giraffedet-micro", "--steps", "5", "--batch", "2"]
+    asked += ["--size", "128x128", "--size", "256x128", "--learning-rate", "3e-3", "--seed", "3", "--optimizer", "sgd"]
+    assert train("whole", *asked).startswith("0 ")
+    interrupt(Trainer, 3)
+    assert train("broken", *asked) == "130 interrupted"
+    for line, said in (
+        ("--model giraffedet-nano", "begun with model giraffedet-micro, not giraffedet-nano: continue it with --model"),
+        ("--slim", "begun with model giraffedet-micro, not giraffedet-slim"),
+        ("--optimizer adamw", "begun with optimizer sgd, not adamw: continue it with --optimizer sgd"),
+        ("--init other.safetensors", "begun without init, not other.safetensors: continue it without --init"),
+    ):
+        assert said in train("broken", "--resume", *line.split())
+    assert not Path("broken/parts.json").exists()
+    assert train("broken", "--resume").startswith("0 ")
+    assert read_info(Path("broken/weights.safetensors")).sha256 == read_info(Path("whole/weights.safetensors")).sha256
+    (part,) = json.loads(Path("broken/parts.json").read_text())
+    ignored = {"output", "resume"}
+    begun = json.loads(Path("broken/options.json").read_text())
+    assert part["step"] == 3
+    assert {k: v for k, v in part["options"].items() if k not in ignored} == {
+        k: v for k, v in begun.items() if k not in ignored
+    }
+    assert train("broken", "--resume", "--minutes", "0.0001", "--batch", "4").startswith("0 ")
+    after = json.loads(Path("broken/parts.json").read_text())[-1]["options"]
+    assert (after["minutes"], after["steps"], after["batch"], after["seed"]) == (0.0001, None, 4, 3)
+    with RunFolder(Path("broken"), resume=True):
+        assert "is in use" in train("broken", "--resume")
 
 
 @pytest.mark.slow

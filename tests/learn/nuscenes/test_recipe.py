@@ -73,6 +73,18 @@ def test_a_killed_run_continues_bit_for_bit(tree: Path, tiny: FastBEVConfig, tmp
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6"]
 
 
+def test_averages_that_are_asked_for_later_start_from_the_weights_of_then(
+    tree: Path, tiny: FastBEVConfig, tmp_path: Path
+) -> None:
+    plain = options(tiny, tree, tmp_path / "run", steps=3)
+    train_recipe(plain, report=lambda line: None)
+    later = Recipe(replace(plain, resume=True, ema=0.9))
+    later.load(plain.output / "checkpoint.pt")
+    assert later.average is not None
+    trained = later.net.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in later.average.state.items())
+
+
 SCRIPT = """
 import sys, torch
 from dataclasses import replace

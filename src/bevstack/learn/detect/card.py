@@ -13,6 +13,7 @@ import torch
 from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.weights import load_weights, read_info, save_weights
+from bevstack.learn.history import parts_section, read_parts, samples, software
 from bevstack.learn.run import TrainingError
 
 
@@ -66,7 +67,8 @@ def publish(
     for heading, result in results:
         if result["weights_sha256"] != info.sha256:
             raise TrainingError(f"the scores {heading!r} were measured with other weights than {source}: score these")
-    options, environment = _json(run / "options.json"), _json(run / "environment.json")
+    begun = read_parts(run)[0]
+    environment = begun.environment
     with (run / "log.csv").open(newline="", encoding="utf-8") as file:
         first, *_, last = list(csv.DictReader(file))
     net = load_weights(source)
@@ -83,14 +85,16 @@ def publish(
         f"| parameters | {sum(p.numel() for p in net.parameters()):,} |",
         f"| input | {info.config.canvas[1]}x{info.config.canvas[0]} |",
         f"| sha256 of the tensors | `{saved.sha256}` |",
-        f"| samples seen | {steps * int(options['batch']):,} in {steps:,} steps |",
+        f"| samples seen | {samples(run, steps):,} in {steps:,} steps |",
         f"| time, machine | {float(info.card['minutes']):.0f} min on one thread of {environment['cores']} vCPU "
         f"{environment['processor']}, shared with other programs |",
-        f"| software | Python {environment['python']}, torch {environment['torch']} |",
-        f"| recipe | `{_command(options)}` |",
+        f"| software | {software(environment)} |",
+        f"| recipe | `{_command(begun.options)}` |",
         f"| loss | {float(first['loss']):.2f} at step {first['step']}, {float(last['loss']):.2f} at step {last['step']} |",
         "",
     ]
+    if parts := parts_section(run, steps):
+        lines += [*parts, ""]
     if data:
         lines += ["## Training data", "", *(f"- {line}" for line in data), ""]
     for heading, result in results:
