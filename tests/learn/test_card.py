@@ -11,7 +11,7 @@ import pytest
 from bevstack.bev.config import FastBEVConfig
 from bevstack.bev.weights import load_weights, read_info
 from bevstack.learn.card import publish
-from bevstack.learn.run import CsvLog, RunFolder
+from bevstack.learn.run import CsvLog, Progress, RunFolder
 from bevstack.learn.train import Trainer, TrainOptions, write_weights
 
 
@@ -21,6 +21,7 @@ def test_card_and_weights_are_published_together(tiny: FastBEVConfig, tmp_path: 
     with RunFolder(options.output, resume=False) as folder:
         folder.begin(options, tiny.to_json())
         write_weights(trainer, folder.weights)
+        folder.checkpoint.touch()
         CsvLog(folder.log, 0).write({"step": 5, "minutes": 2.0, "loss": 1.0})
     errors = {"ATE": 0.5, "ASE": 0.2, "AOE": None, "AVE": None, "AAE": None}
     scores = {
@@ -47,6 +48,15 @@ def test_card_and_weights_are_published_together(tiny: FastBEVConfig, tmp_path: 
     assert info.sha256 == scores["weights_sha256"]
     assert info.sha256 in text
     assert load_weights(tmp_path / "weights" / "tiny.safetensors").config == replace(tiny)
+    assert "## Parts" not in text
+    assert "20 instants in 5 steps" in text
+    with RunFolder(options.output, resume=True) as folder:
+        folder.begin(replace(options, steps=9, learning_rate=1e-3), "", progress=Progress(3))
+    text = publish(options.output, file, tmp_path / "weights" / "tiny.safetensors").read_text(encoding="utf-8")
+    assert "| 1 to 3 |" in text
+    assert [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| 4 to 5 |")] == [
+        "`--steps 9`, `--learning-rate 0.001`"
+    ]
     file.write_text(json.dumps({**scores, "weights_sha256": "0"}), encoding="utf-8")
     with pytest.raises(ValueError, match="other weights"):
         publish(options.output, file, tmp_path / "weights" / "tiny.safetensors")

@@ -179,7 +179,9 @@ def train_fastbev(
         typer.Option(help="Share of the budget after which batch norms keep their statistics; default 0.55, with --slim 0.2."),
     ] = None,
     first_drive: Annotated[int, typer.Option(help="Smallest seed of the training drives.")] = 10_000,
-    amp: Annotated[bool, typer.Option("--amp", help="Forward passes in bfloat16: faster where the processor has it.")] = False,
+    amp: Annotated[
+        bool, typer.Option("--amp/--no-amp", help="Forward passes in bfloat16: faster where the processor has it.")
+    ] = False,
     slim: Annotated[
         bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
     ] = False,
@@ -251,7 +253,7 @@ def train_nuscenes(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     log_every: Annotated[int, typer.Option(help="Steps per line of the log.", min=1)] = 50,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard events too.")] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue the run in this folder with its own options; those given here replace them."),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import TINY
 from typer.testing import CliRunner
 
 from bevstack.cli.main import app
@@ -23,6 +22,8 @@ from bevstack.learn.codec.distill import DistillOptions
 from bevstack.learn.codec.initial import principal_start
 from bevstack.learn.codec.students import train_students
 from bevstack.learn.run import RunFolder, TrainingError
+
+from .tiny_run import TINY
 
 
 class Killed(Exception):

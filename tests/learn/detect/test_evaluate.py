@@ -130,6 +130,12 @@ def test_card_and_weights_are_published_together(tiny: GiraffeDetConfig, folder:
     for part in ("# tiny", "- red squares", "## Squares", "| car |", "8 in 4 steps", "Only squares.", "@1"):
         assert part in text, part
     assert info.card["metrics"]["Squares"]["images"] == 9
+    assert "## Parts" not in text
+    train_giraffedet(replace(options, steps=6, batch=3, resume=True), report=lambda line: None)
+    evaluate_coco(run / "weights.safetensors", folder / "coco.json", engine="torch", threads=1, canvas=WIDE).save(scores)
+    text = publish(run, run / "weights.safetensors", target, [("Squares", scores)]).read_text()
+    for part in ("## Parts", "| 1 to 4 |", "| 5 to 6 |", "`--steps 6`, `--batch 3`", "14 in 6 steps"):
+        assert part in text, part
     other = replace(tiny, name="other")
     save_weights(tmp_path / "other.safetensors", GiraffeDetNet(other).eval(), info.card)
     with pytest.raises(TrainingError, match="other weights"):

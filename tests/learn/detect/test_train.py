@@ -149,9 +149,11 @@ def test_resume_alone_goes_on_with_what_the_folder_holds(
     assert {k: v for k, v in part["options"].items() if k not in ignored} == {
         k: v for k, v in begun.items() if k not in ignored
     }
-    assert train("broken", "--resume", "--minutes", "0.0001", "--batch", "4").startswith("0 ")
+    assert train("broken", "--resume", "--minutes", "0.0001", "--batch", "4", "--size", "256x256").startswith("0 ")
     after = json.loads(Path("broken/parts.json").read_text())[-1]["options"]
     assert (after["minutes"], after["steps"], after["batch"], after["seed"]) == (0.0001, None, 4, 3)
+    assert after["canvases"] == [[256, 256]]
+    assert begun["canvases"] == [[128, 128], [128, 256]], "height first"
     with RunFolder(Path("broken"), resume=True):
         assert "is in use" in train("broken", "--resume")
 

@@ -86,7 +86,7 @@ def publish(
         f"| input | {info.config.canvas[1]}x{info.config.canvas[0]} |",
         f"| sha256 of the tensors | `{saved.sha256}` |",
         f"| samples seen | {samples(run, steps):,} in {steps:,} steps |",
-        f"| time, machine | {float(info.card['minutes']):.0f} min on one thread of {environment['cores']} vCPU "
+        f"| time, machine | {float(info.card['minutes']):.0f} min on {_threads(begun.options)}{environment['cores']} vCPU "
         f"{environment['processor']}, shared with other programs |",
         f"| software | {software(environment)} |",
         f"| recipe | `{_command(begun.options)}` |",
@@ -104,6 +104,11 @@ def publish(
     page = target.with_suffix(".md")
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return page
+
+
+def _threads(options: dict[str, Any]) -> str:
+    count = options.get("threads")
+    return "" if count is None else "one thread of " if count == 1 else f"{count} threads of "
 
 
 def _command(options: dict[str, Any]) -> str:
