@@ -150,14 +150,14 @@ def test_resume_alone_goes_on_with_what_the_folder_holds(
         return f"{result.exit_code} {' '.join(result.output.split())}"
 
     asked = ["--slim"] if slim else ["--model", "fastbev-tiny", "--freeze", "0.5"]
-    asked += ["--steps", "3", "--batch", "2", "--learning-rate", "3e-3", "--seed", "3", "--workers", "0"]
+    asked += ["--steps", "3", "--batch", "2", "--learning-rate", "3e-3", "--workers", "0"]
     assert run("whole", *asked).startswith("0 ")
     interrupt(SlimTrainer if slim else Trainer, 2)
     assert run("broken", *asked) == "130 interrupted"
     for line, said in (
         ("--model fastbev-nano", "begun with model fastbev-tiny, not fastbev-nano: continue it with --model fastbev-tiny"),
         ("--batch 4", "begun with batch 2, not 4: continue it with --batch 2, or choose another folder"),
-        ("--seed 0", "begun with seed 3, not 0: continue it with --seed 3"),  # 0 is the default, but asked for
+        ("--seed 3", "begun with seed 0, not 3: continue it with --seed 0"),
     ):
         assert said in run("broken", "--resume", *line.split())
     assert run("broken", "--resume").startswith("0 ")
