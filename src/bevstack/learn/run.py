@@ -326,8 +326,8 @@ def load_checkpoint(
     fits = isinstance(state, dict) and all(name in state for name in ("config", *needs))
     if not fits or not _same_network(state["config"], config):
         raise TrainingError(
-            f"{path} was made by another model configuration or trainer: give the options of its options.json again, or start "
-            "a new run folder"
+            f"{path} was made by another model configuration or trainer: continue it by the command that made it with --resume "
+            "alone, or start a new run folder"
         )
     result: dict[str, Any] = state
     return result
