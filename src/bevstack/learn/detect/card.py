@@ -70,7 +70,7 @@ def publish(
     begun = read_parts(run)[0]
     environment = begun.environment
     with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-        first, *_, last = list(csv.DictReader(file))
+        first, *_, last = [*csv.DictReader(file)] * 2  # a short run has one line
     net = load_weights(source)
     metrics = {heading: {k: r[k] for k in ("AP", "AP50", "images")} for heading, r in results}
     saved = save_weights(target, net, {**info.card, "data": list(data), "metrics": metrics})
