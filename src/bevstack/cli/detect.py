@@ -176,6 +176,9 @@ def pseudo_label(
         list[str] | None, typer.Option(help="Class unknown to the teacher that these images do not show; several times.")
     ] = None,
     tile: Annotated[int, typer.Option(help="Also look at tiles of this many pixels; 0: whole images only.")] = 640,
+    keep_bonnet: Annotated[
+        bool, typer.Option("--keep-bonnet", help="Keep vehicles that fill the lower part of the image from side to side.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
 ) -> None:
     """Let a teacher detector label images that nobody has labelled."""
@@ -187,7 +190,7 @@ def pseudo_label(
             names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
         except OSError as error:
             raise BevstackError(f"class names {classes} cannot be read: {error.strerror}") from error
-    options = PseudoLabelOptions(sure=sure, doubtful=doubtful, tile=tile, absent=tuple(absent or ()))
+    options = PseudoLabelOptions(sure=sure, doubtful=doubtful, tile=tile, absent=tuple(absent or ()), keep_bonnet=keep_bonnet)
     print(
         write_pseudo_labels(
             image_files(images),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -87,6 +88,11 @@ RIVALS: tuple[frozenset[str], ...] = (
 )
 
 
+def rival_groups(classes: Sequence[str]) -> tuple[int, ...]:
+    """Per class the number of its group in ``RIVALS``, or -1."""
+    return tuple(next((n for n, group in enumerate(RIVALS) if name in group), -1) for name in classes)
+
+
 @dataclass(frozen=True)
 class PostConfig:
     """Post-processing: best ``candidates`` per level, then NMS, then the best ``limit`` of an image.
@@ -139,7 +145,7 @@ class GiraffeDetConfig:
     @property
     def rivals(self) -> tuple[int, ...]:
         """Per class the number of its group in ``RIVALS``, or -1."""
-        return tuple(next((n for n, group in enumerate(RIVALS) if name in group), -1) for name in self.classes)
+        return rival_groups(self.classes)
 
     @property
     def layers(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,13 +92,24 @@ def test_samples_keep_boxes_on_their_objects(tiny: GiraffeDetConfig, seed: int, 
     x0, y0, x1, y1 = width // 4, height // 3, width // 4 + 30, height // 3 + 24
     image[y0:y1, x0:x1] = 255
     labels = Labels(np.array([[x0, y0, x1, y1]], np.float32), np.array([1]), np.array([False]))
-    sample = vary(image, labels, (128, 128), tiny, AugmentOptions(colour=0.0), np.random.default_rng(seed))
+    sample = vary(image, labels, (128, 128), tiny, AugmentOptions(colour=0.0, clutter=0.0), np.random.default_rng(seed))
     assert sample.image.shape == (128, 128, 3)
     rows, columns = np.nonzero((sample.image > 180).all(2))
     if len(sample.labels) == 0 or sample.labels.ignore[0] or len(rows) < 9:
         return
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     assert np.abs(sample.labels.xyxy[0] - seen).max() <= 2.5
+
+
+def test_a_larger_canvas_stands_for_inference_at_that_size(tiny: GiraffeDetConfig) -> None:
+    labels = Labels(np.array([[100, 60, 180, 120]], np.float32), np.array([1]), np.array([False]))
+    image, plain = np.zeros((240, 320, 3), np.uint8), AugmentOptions(scale=(1.0, 1.0), colour=0.0, clutter=0.0)
+    config = replace(tiny, canvas=(256, 256))
+    widths = []
+    for canvas in ((128, 128), (256, 256), (512, 512), (512, 256)):
+        found = (vary(image, labels, canvas, config, plain, np.random.default_rng(n)).labels for n in range(20))
+        widths.append(max(float(b[2] - b[0]) for f in found for b in f.xyxy))
+    assert widths == pytest.approx([64, 64, 128, 64], abs=0.1)  # 80 pixels of 320, on 256 or 512
 
 
 def test_samples_depend_on_their_number_only(tiny: GiraffeDetConfig, folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bevstack.errors import EngineError, SourceError
 from bevstack.geometry import DETECTION_CLASSES, Boxes2D
@@ -14,6 +15,7 @@ from bevstack.learn.detect.coco import read_coco
 from bevstack.learn.detect.teacher import (
     PseudoLabelOptions,
     YoloxTeacher,
+    bonnets,
     image_files,
     labels_of,
     open_teacher,
@@ -116,6 +118,37 @@ def test_sure_and_doubtful_boxes() -> None:
     assert {DETECTION_CLASSES[k] for k in np.flatnonzero(~labels.unknown)} == {"car", "trailer"}
     with pytest.raises(SourceError, match="class 'boat' is to be taken as absent"):
         labels_of(boxes, PseudoLabelOptions(absent=("boat",)))
+
+
+def test_one_label_for_one_object() -> None:
+    rows = [(10, 10, 110, 60), (10, 10, 108, 60), (60, 20, 100, 55), (200, 10, 260, 60), (15, 12, 30, 58)]
+    names = ("truck", "car", "car", "car", "person")
+    boxes = Boxes2D(
+        np.array(rows, np.float32), np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32), np.arange(5), names
+    )  # a class each
+    labels, scores = labels_of(boxes, PseudoLabelOptions())
+    assert scores == pytest.approx([0.9, 0.7, 0.6, 0.5])  # the second names the first again
+    assert [DETECTION_CLASSES[k] for k in labels.label] == ["truck", "car", "car", "pedestrian"]
+    assert labels.ignore.tolist() == [False, True, False, False]  # the third lies in the truck: perhaps a part of it
+
+
+def test_the_bonnet_of_the_own_car_is_no_car(tmp_path: Path) -> None:
+    w, h, names = 200, 100, ("car", "bus", "person")
+    rows = [(0, 70, 199, 99), (2, 40, 190, 100), (0, 5, 200, 100), (0, 70, 150, 99), (0, 60, 199, 90), (0, 70, 199, 99)]
+    boxes = Boxes2D(np.array(rows, np.float32), np.full(6, 0.8, np.float32), np.array([0, 1, 1, 0, 0, 2]), names)
+    # Not those: a bus just ahead, a car at the left, a car across the road, and a person.
+    assert bonnets(boxes, w, h).tolist() == [True, True, False, False, False, False]
+
+    class Own:
+        classes = ("car",)
+
+        def __call__(self, image: NDArray[np.uint8]) -> Boxes2D:
+            return Boxes2D(np.array([[0, 70, 199, 99]], np.float32), np.array([0.9], np.float32), np.array([0]), self.classes)
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((h, w, 3), np.uint8))
+    for keep in (False, True):
+        file = write_pseudo_labels([tmp_path / "a.png"], tmp_path, Own(), PseudoLabelOptions(keep_bonnet=keep))
+        assert len(read_coco(file, None, DETECTION_CLASSES).images[0].labels) == int(keep)
 
 
 def test_labels_of_a_folder(tmp_path: Path) -> None:

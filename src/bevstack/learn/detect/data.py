@@ -14,6 +14,7 @@ from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.letterbox import letterbox
 from bevstack.errors import SourceError
 
+from .clutter import clutter
 from .coco import CocoData, Labels, check_folder, read_coco
 from .teacher import read_rgb
 
@@ -49,11 +50,13 @@ class AugmentOptions:
     """How samples vary.
 
     Attributes:
-        scale: range of factors on the size at which inference would show the image.
+        scale: range of factors on the size at which inference would show the image: on the rung's canvas, or on the training
+            canvas where that one is larger (it then stands for inference at that size).
         centred: share of crops that are placed around one of the boxes.
         colour: strength of brightness, contrast, saturation and tint changes, 0 for none.
         keep: share of a box that must be left after cropping for it to be learned; below, it is a region to leave out.
         smallest: sides below this many pixels are left out, too.
+        clutter: share of samples that get paint marks, specks and patches which are no objects; see `clutter`.
     """
 
     scale: tuple[float, float] = (0.55, 1.6)
@@ -61,6 +64,7 @@ class AugmentOptions:
     colour: float = 1.0
     keep: float = 0.35
     smallest: float = 3.0
+    clutter: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def vary(
 ) -> Sample:
     """Random scale, mirror, window and colours: an image becomes one of the training canvas's size."""
     height, width = image.shape[:2]
-    base = letterbox(width, height, config.canvas, config.fit).scale[0]
+    larger = canvas[0] > config.canvas[0] and canvas[1] > config.canvas[1]
+    base = letterbox(width, height, canvas if larger else config.canvas, None if larger else config.fit).scale[0]
     low, high = np.log(options.scale)
     scale = base * float(np.exp(rng.uniform(low, high)))
     rows, columns = canvas
@@ -137,7 +142,10 @@ def vary(
     if mirror:
         out = np.ascontiguousarray(out[:, ::-1])
         boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([columns, 0, columns, 0], np.float32)
-    return Sample(_recolour(out, options.colour, rng), _cut(boxes.astype(np.float32), labels, canvas, options))
+    cut = _cut(boxes.astype(np.float32), labels, canvas, options)
+    if rng.random() < options.clutter:
+        out = clutter(out, cut, rng)
+    return Sample(_recolour(out, options.colour, rng), cut)
 
 
 def _window(

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bevstack.detect.config import COCO_CLASSES
+from bevstack.detect.config import COCO_CLASSES, PostConfig, rival_groups
 from bevstack.detect.nms import class_nms
 from bevstack.engine.onnx import OnnxEngine
 from bevstack.errors import EngineError, SourceError
@@ -171,6 +171,7 @@ class PseudoLabelOptions:
     ``classes``: the label space. ``tile``: see ``tiled``; 0: the whole image only. ``absent``: classes that the teacher does
     not know but that these images do not show. All others that it does not know are unknown: a network that learns them
     elsewhere (on simulated drives) then never learns where they are not, and may see them everywhere in images like these.
+    ``keep_bonnet``: the teacher's boxes around the bonnet of the camera's own car are labels, too; see ``bonnets``.
     """
 
     sure: float = 0.4
@@ -178,10 +179,28 @@ class PseudoLabelOptions:
     classes: tuple[str, ...] = DETECTION_CLASSES
     tile: int = 640
     absent: tuple[str, ...] = ()
+    keep_bonnet: bool = False
+
+
+VEHICLES = ("car", "truck", "bus", "boat", "train")  # what a detector may call a bonnet
+
+
+def bonnets(boxes: Boxes2D, width: int, height: int) -> NDArray[np.bool_]:
+    """(N,) vehicles that fill the image's lower part from side to side: the bonnet or dashboard of the camera's own car.
+
+    Detectors call it a car, and whoever learns that finds cars in empty asphalt. At least 0.8 of the image's width, down to its
+    lowest twentieth, not above its upper third (a bus just ahead reaches higher).
+    """
+    x0, y0, x1, y1 = boxes.xyxy.T / np.array([[width], [height], [width], [height]], np.float32)
+    vehicle = np.isin(boxes.label, [k for k, name in enumerate(boxes.classes) if name in VEHICLES])
+    return np.asarray(vehicle & (x1 - x0 >= 0.8) & (y1 >= 0.95) & (y0 >= 0.33))
 
 
 def labels_of(boxes: Boxes2D, options: PseudoLabelOptions) -> tuple[Labels, NDArray[np.float32]]:
     """A teacher's boxes as labels in another label space, and their scores; classes it does not know are unknown.
+
+    Of boxes of rival classes on one object (a truck that is also called a car) the best is kept. Lesser vehicles inside a
+    better one are left out: parts of it, or others behind it.
 
     Raises:
         SourceError: a class of ``absent`` is not in the label space.
@@ -196,7 +215,13 @@ def labels_of(boxes: Boxes2D, options: PseudoLabelOptions) -> tuple[Labels, NDAr
     chosen = np.array([int(k) in mapping for k in boxes.label], np.bool_) & (boxes.score >= options.doubtful)
     part = boxes[chosen]
     label = np.array([mapping[int(k)] for k in part.label], np.int64)
-    return Labels(part.xyxy, label, part.score < options.sure, unknown), part.score
+    group, post = np.asarray(rival_groups(options.classes), np.int64)[label], PostConfig()
+    alone = np.sort(class_nms(part.xyxy, part.score, label, 1.0, len(label), group, post.rival_iou))
+    part, label, group = part[alone], label[alone], group[alone]
+    whole = class_nms(part.xyxy, part.score, label, 1.0, len(label), group, 1.0, post.inside)
+    ignore = part.score < options.sure
+    ignore[np.setdiff1d(np.arange(len(label)), whole)] = True
+    return Labels(part.xyxy, label, ignore, unknown), part.score
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -246,6 +271,8 @@ def write_pseudo_labels(
     for n, file in enumerate(files, start=1):
         image = read_rgb(file)
         boxes = tiled(teacher, image, options.tile) if options.tile else teacher(image)
+        if not options.keep_bonnet:
+            boxes = boxes[~bonnets(boxes, image.shape[1], image.shape[0])]
         labels, scores = labels_of(boxes, options)
         writer.add(os.path.relpath(file, folder), None, image.shape[:2], labels, scores.tolist())
         if report is not None and n % 20 == 0:
