@@ -12,6 +12,7 @@ import pytest
 from bevstack.bev.config import FastBEVConfig
 from bevstack.learn.codec.distill import DistillOptions
 from bevstack.learn.codec.train import CodecTrainOptions
+from bevstack.learn.detect.card import recipe
 from bevstack.learn.detect.data import AugmentOptions, DataSpec
 from bevstack.learn.detect.slim import SlimOptions as SlimDetectorOptions
 from bevstack.learn.detect.train import TrainOptions as DetectorOptions
@@ -172,6 +173,20 @@ def test_a_command_names_what_is_no_default() -> None:
     defaults = plain(CodecTrainOptions(Path()))
     asked = plain(CodecTrainOptions(Path("r"), (Path("/a/b/c"), Path("d")), ("x*",), minutes=5.0, resume=True))
     assert command("codec", asked, defaults) == ("bevstack train codec RUN --images b/c --images d --exclude x* --minutes 5")
+
+
+def test_a_command_is_one_that_the_command_line_knows() -> None:
+    asked = DetectorOptions(
+        Path("r"),
+        (DataSpec(Path("/a/b/coco.json"), None, 0.25), DataSpec(Path("c.json"), Path("/x/y/z"))),
+        minutes=85.0,
+        canvases=((384, 640), (768, 1280)),
+        amp=True,
+    )
+    assert recipe(plain(asked)) == (
+        "bevstack train giraffedet RUN --data b/coco.json@0.25 --data y/z:c.json@1 --model giraffedet-nano --minutes 85 "
+        "--size 640x384 --size 1280x768 --amp"
+    )
 
 
 def test_a_damaged_history_is_one_line(history: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from bevstack.bev.weights import load_weights, read_info, save_weights
 
-from .history import Part, parts_section, read_parts, samples, software
+from .history import Part, command, parts_section, plain, read_parts, samples, software
 from .nuscenes_metrics import TP_NAMES
+from .train import TrainOptions
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -64,14 +65,7 @@ def _page(
     options, environment = begun.options, begun.environment
     seeds = result["seeds"]
     steps = int(last["step"])
-    budget = f"--minutes {options['minutes']:g}" if options["minutes"] is not None else f"--steps {options['steps']}"
-    command = (
-        f"bevstack train fastbev runs/nano --model {options['model']} {budget} --batch {options['batch']} "
-        f"--lanes {options['lanes']} --learning-rate {options['learning_rate']:g} --loss {options['loss']} "
-        f"--seed {options['seed']} --freeze {options['freeze']:g} --first-drive {options['first_drive']}"
-    )
-    if options.get("init"):
-        command += f" --init {options['init']}"
+    recipe = command("fastbev", options, plain(TrainOptions(Path())) | {"model": None})
     rows = []
     for name, c in result["classes"].items():
         values = [c["AP"], *c["AP_by_distance"].values(), *(c[k] for k in TP_NAMES.values())]
@@ -95,7 +89,7 @@ def _page(
         f"| time, machine | {float(last['minutes']):.0f} min on {environment['cores']} vCPU {environment['processor']}, "
         "shared with other programs |",
         f"| software | {software(environment)} |",
-        f"| recipe | `{command}`; see docs/training.md |",
+        f"| recipe | `{recipe}`; see docs/training.md |",
         "",
         *([*parts, ""] if (parts := parts_section(run, steps)) else []),
         f"## Scores on simulated drives {seeds[0]} to {seeds[-1]}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -190,12 +190,27 @@ def shown(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def command(kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """``bevstack train KIND RUN ...`` with what differs from ``defaults``, as a card shows it: paths keep two names."""
+Spelling = Callable[[Any], str]
+
+
+def command(
+    kind: str,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    spelled: Mapping[str, tuple[str, Spelling]] | None = None,
+) -> str:
+    """``bevstack train KIND RUN ...`` with what differs from ``defaults``, as a card shows it: paths keep two names.
+
+    Args:
+        options, defaults: as ``plain`` says them.
+        spelled: of fields that the command line names otherwise: the option's name, and how one of its values is typed.
+    """
     asked = []
     for name, value in options.items():
-        if name not in OF_THE_CALL and value != defaults.get(name):
-            asked += [flag(name, _short(v)) for v in (value if isinstance(value, list) else [value])]
+        if name in OF_THE_CALL or value == defaults.get(name):
+            continue
+        option, spell = (spelled or {}).get(name, (name, _short))
+        asked += [flag(option, spell(v)) for v in (value if isinstance(value, list) else [value])]
     return " ".join([f"bevstack train {kind} RUN", *asked])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.weights import load_weights, read_info, save_weights
-from bevstack.learn.history import parts_section, read_parts, samples, software
+from bevstack.learn.history import command, parts_section, plain, read_parts, samples, software
 from bevstack.learn.run import TrainingError
+
+from .train import TrainOptions
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def publish(
         f"| time, machine | {float(info.card['minutes']):.0f} min on {_threads(begun.options)}{environment['cores']} vCPU "
         f"{environment['processor']}, shared with other programs |",
         f"| software | {software(environment)} |",
-        f"| recipe | `{_command(begun.options)}` |",
+        f"| recipe | `{recipe(begun.options)}` |",
         f"| loss | {float(first['loss']):.2f} at step {first['step']}, {float(last['loss']):.2f} at step {last['step']} |",
         "",
     ]
@@ -111,15 +113,19 @@ def _threads(options: dict[str, Any]) -> str:
     return "" if count is None else "one thread of " if count == 1 else f"{count} threads of "
 
 
-def _command(options: dict[str, Any]) -> str:
-    budget = f"--minutes {options['minutes']:g}" if options["minutes"] is not None else f"--steps {options['steps']}"
-    sizes = " ".join(f"--size {w}x{h}" for h, w in options["canvases"])
-    data = " ".join(f"--data {Path(d['file']).parent.name}/{Path(d['file']).name}@{d['weight']:g}" for d in options["data"])
-    amp = " --amp" if options["amp"] else ""
-    return (
-        f"bevstack train giraffedet RUN --model {options['model']} {data} {budget} --batch {options['batch']} {sizes} "
-        f"--learning-rate {options['learning_rate']:g} --seed {options['seed']}{amp}"
-    )
+def recipe(options: Mapping[str, Any]) -> str:
+    """The command that began a run with these ``options`` (as ``history.plain`` says them), without what is default."""
+    defaults = plain(TrainOptions(Path())) | {"model": None}
+    return command("giraffedet", options, defaults, {"canvases": ("size", _size), "data": ("data", _set)})
+
+
+def _size(canvas: Sequence[int]) -> str:
+    return f"{canvas[1]}x{canvas[0]}"
+
+
+def _set(spec: Mapping[str, Any]) -> str:
+    images, file = ("/".join(Path(spec[k] or "").parts[-2:]) for k in ("images", "file"))
+    return f"{images + ':' if images else ''}{file}@{spec['weight']:g}"
 
 
 def _table(heading: str, result: dict[str, Any]) -> list[str]:
