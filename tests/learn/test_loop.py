@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +103,53 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
         run_steps(trainer, Asked(checkpoint_minutes=0.0), itertools.count(), folder, print)
     assert trainer.progress.step == 5
     assert not (tmp_path / "run").exists()
+
+
+class Interrupted(Counter):
+    """Gets a signal in its third step."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def step(self, batch: int, /) -> dict[str, float]:
+        if self.progress.step == 2:
+            os.kill(os.getpid(), self.number)
+        return super().step(batch)
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_the_run_after_its_step(tmp_path: Path, number: int, ends: type[BaseException]) -> None:
+    before, lines, calls = signal.getsignal(number), list[str](), list[bool]()
+    with RunFolder(tmp_path, resume=False) as folder, pytest.raises(ends) as error:
+        run_steps(Interrupted(number), Asked(), itertools.count(), folder, lines.append, between=calls.append)
+    assert (tmp_path / "checkpoint.pt").read_text() == "3 "
+    assert lines[-1].startswith("stopped after step 3; all of it is in ")
+    assert calls == [False] * 3, "what belongs to the end of a run waits for it"
+    assert signal.getsignal(number) is before
+    assert not isinstance(error.value, SystemExit) or error.value.code == 143
+
+
+def test_a_signal_that_ends_the_data_loses_nothing(tmp_path: Path) -> None:
+    def batches() -> Iterator[int]:
+        yield 0
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("a worker has died")
+
+    with RunFolder(tmp_path, resume=False) as folder, pytest.raises(KeyboardInterrupt):
+        run_steps(Counter(), Asked(), batches(), folder, print)
+    assert (tmp_path / "checkpoint.pt").read_text() == "1 "
+
+
+def test_ignored_signals_and_several_processes_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        with RunFolder(tmp_path, resume=False) as folder:
+            run_steps(Interrupted(signal.SIGINT), Asked(), itertools.count(), folder, print)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "checkpoint.pt").read_text() == "5 "
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with RunFolder(tmp_path / "two", resume=False) as folder, pytest.raises(KeyboardInterrupt):
+        run_steps(Interrupted(signal.SIGINT), Asked(), itertools.count(), folder, print)
+    assert not (tmp_path / "two" / "checkpoint.pt").exists(), "as without us"

@@ -186,7 +186,7 @@ def train_fastbev(
         bool, typer.Option("--slim", help="Train several widths on one set of weights, best with --init; not with --model.")
     ] = False,
 ) -> None:
-    """Train Fast-BEV on simulated drives. Ctrl-C loses at most the time since the last checkpoint (--resume)."""
+    """Train Fast-BEV on simulated drives. Ctrl-C ends it after the running step; --resume goes on from there."""
     from bevstack.bev.config import SLIM
     from bevstack.learn.history import continued, last_options
     from bevstack.learn.slim import SlimOptions, SlimTrainer

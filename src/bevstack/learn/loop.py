@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from .run import Budget, CsvLog, Means, Progress, RunFolder
+from .stop import StopSignals
 
 BatchT = TypeVar("BatchT", contravariant=True)
 
@@ -49,25 +50,38 @@ def run_steps(
         report: receives one line per log entry.
         clock: what a step that took so many seconds here counts: all processes of a run must stop at the same step.
         between: called before every step, and once more at the end with True; its time does not count.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; the last step was finished and saved. See `StopSignals`.
     """
     progress = trainer.progress
     log = CsvLog(folder.log, progress.step) if folder.first else None
     means = Means()
     saved = time.monotonic()
-    while progress.fraction(pace) < 1.0:
-        between(False)
-        began = time.monotonic()
-        batch = next(batches)
-        waiting = time.monotonic() - began
-        means.add({**trainer.step(batch), "waiting": waiting})
-        progress.seconds += clock(time.monotonic() - began)
-        if log is None:
-            continue
-        if progress.step % pace.log_every == 0:
-            report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
-        if time.monotonic() - saved > 60 * pace.checkpoint_minutes:
+    with StopSignals() as stop:
+        while progress.fraction(pace) < 1.0 and not stop.received:
+            between(False)
+            began = time.monotonic()
+            try:
+                batch = next(batches)
+            except Exception:
+                if stop.received:  # Ctrl-C reaches those who prepare the data, too
+                    break
+                raise
+            waiting = time.monotonic() - began
+            means.add({**trainer.step(batch), "waiting": waiting})
+            progress.seconds += clock(time.monotonic() - began)
+            if log is None:
+                continue
+            if progress.step % pace.log_every == 0:
+                report(log.write({"step": progress.step, "minutes": progress.seconds / 60, **means.take()}))
+            if time.monotonic() - saved > 60 * pace.checkpoint_minutes:
+                trainer.save(folder.checkpoint)
+                saved = time.monotonic()
+        if not stop.received:
+            between(True)
+        if folder.first:
             trainer.save(folder.checkpoint)
-            saved = time.monotonic()
-    between(True)
-    if folder.first:
-        trainer.save(folder.checkpoint)
+    if stop.received:
+        report(f"stopped after step {progress.step}; all of it is in {folder.checkpoint}: --resume goes on from there")
+        stop.leave()
