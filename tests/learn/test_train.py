@@ -143,6 +143,8 @@ def test_resume_alone_goes_on_with_what_the_folder_holds(
     monkeypatch.setattr(train, "StreamOptions", lambda **given: replace(STREAM, seed=given["seed"]))
     monkeypatch.setitem(config.CONFIGS, "fastbev-tiny", tiny)
     monkeypatch.setattr(config, "SLIM", replace(tiny, name="fastbev-tiny"))
+    settle = SlimTrainer.settle  # sixty batches of statistics take half a minute
+    monkeypatch.setattr(SlimTrainer, "settle", lambda self, batches, count: settle(self, batches, min(count, 2)))
     monkeypatch.chdir(tmp_path)
 
     def run(*line: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from .run import Budget, CsvLog, Means, Progress, RunFolder
-from .stop import StopSignals
+from .stop import StopSignals, stopped
 
 BatchT = TypeVar("BatchT", contravariant=True)
 
@@ -83,5 +83,5 @@ def run_steps(
         if folder.first:
             trainer.save(folder.checkpoint)
     if stop.received:
-        report(f"stopped after step {progress.step}; all of it is in {folder.checkpoint}: --resume goes on from there")
+        report(stopped(progress.step, folder.checkpoint))
         stop.leave()

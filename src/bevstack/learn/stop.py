@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
+
+
+def stopped(step: int, checkpoint: Path) -> str:
+    """The line that a trainer leaves."""
+    return f"stopped after step {step}; all of it is in {checkpoint}: --resume goes on from there"
 
 
 class StopSignals:
@@ -46,3 +52,8 @@ class StopSignals:
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before.clear()
+
+
+def deaf(worker: int = 0) -> None:
+    """For processes that prepare data: Ctrl-C reaches the whole group, and the trainer still needs them. They end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -35,6 +35,7 @@ from bevstack.learn.run import (
     load_optimizer,
     save_checkpoint,
 )
+from bevstack.learn.stop import deaf
 from bevstack.nn.seed import seed_everything
 
 from .data import AugmentOptions, BatchIndex, DataSpec, Sample, TrainingSet
@@ -151,7 +152,13 @@ def batches(data: TrainingSet, index: BatchIndex, workers: int, pin: bool) -> It
     if workers == 0:
         return (Batch.of([data.sample(*key) for key in keys]) for keys in index)
     loader: DataLoader[Any] = DataLoader(
-        _Samples(data), batch_sampler=index, num_workers=workers, collate_fn=Batch.of, pin_memory=pin, persistent_workers=True
+        _Samples(data),
+        batch_sampler=index,
+        num_workers=workers,
+        collate_fn=Batch.of,
+        pin_memory=pin,
+        persistent_workers=True,
+        worker_init_fn=deaf,
     )
     return iter(loader)
 

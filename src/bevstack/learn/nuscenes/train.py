@@ -44,6 +44,7 @@ from ..run import (
     load_optimizer,
     save_checkpoint,
 )
+from ..stop import StopSignals, deaf, stopped
 from ..train import start_from
 from .samples import DrivePool, MixedPool, NuScenesPool, Pool, SampleSet, TrainingSample, split_scenes
 
@@ -313,6 +314,7 @@ def batches(options: RecipeOptions, samples: SampleSet, processes: Processes, st
         batch_sampler=numbers,
         num_workers=options.workers,
         collate_fn=_as_they_are,
+        worker_init_fn=deaf,
     )
     yield from loader
 
@@ -365,24 +367,28 @@ def train_recipe(
         log = CsvLog(folder.log, recipe.step_number) if folder.first else None
         means = Means()
         began = time.monotonic()
-        for batch in batches(options, samples, processes, recipe.step_number):
-            parts = recipe.step(batch)
-            now = time.monotonic()
-            means.add({**parts, "seconds": now - began})
-            began, step = now, recipe.step_number
-            if log is None:
-                continue
-            if progress is not None:
-                progress(step, options.steps)
-            last = step == options.steps
-            if step % options.log_every == 0 or last:
-                row = means.take()
-                report(log.write({"step": step, **row}))
-                if board is not None:
-                    for name, value in row.items():
-                        board.add_scalar(name, value, step)
-            if step % options.checkpoint_steps == 0 or last:
-                recipe.save(folder.checkpoint)
+        with StopSignals() as stop:
+            for batch in batches(options, samples, processes, recipe.step_number):
+                parts = recipe.step(batch)
+                now = time.monotonic()
+                means.add({**parts, "seconds": now - began})
+                began, step = now, recipe.step_number
+                if log is None:
+                    continue
+                if progress is not None:
+                    progress(step, options.steps)
+                last = step == options.steps
+                if step % options.log_every == 0 or last:
+                    row = means.take()
+                    report(log.write({"step": step, **row}))
+                    if board is not None:
+                        for name, value in row.items():
+                            board.add_scalar(name, value, step)
+                if step % options.checkpoint_steps == 0 or last or stop.received:
+                    recipe.save(folder.checkpoint)
+                if stop.received and not last:
+                    report(stopped(step, folder.checkpoint))
+                    stop.leave()
         if board is not None:
             board.close()
         if not folder.first:
