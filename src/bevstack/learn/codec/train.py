@@ -41,6 +41,7 @@ from .crops import CropStream, find_images, read_rgb, split
 from .initial import channel_worth, principal_start
 from .soap import Soap
 from .validate import Validation
+from .widen import can_widen, widen
 
 CELL = STRIDE * HYPER_STRIDE
 FIXED = ("model", "init", "optimizer")  # all parts of a run share these
@@ -62,7 +63,7 @@ class CodecTrainOptions:
         regions: share of steps with a random rate plane instead of one rate per image.
         colour: share of crops whose saturation and hue are changed.
         hold_out: every n-th image validates.
-        init: weights file to start from.
+        init: weights file to start from: of this codec, or of a smaller one that it is the larger form of.
         optimizer: "soap" or "adam".
         latent_steps: first steps that leave the transforms at their principal axes and train only gains and entropy model, with
             the error measured on the latent: less than half the cost of a whole step. They use ``latent_batch`` crops. Give 0
@@ -151,6 +152,26 @@ def parameter_groups(net: CodecNet, rate: float) -> list[dict[str, Any]]:
     return [{"params": members, "lr": rate, "factor": FACTORS[kind]} for kind, members in groups.items() if members]
 
 
+def start_from(net: CodecNet, path: Path) -> None:
+    """Weights of the same codec, or of a smaller one that ``net`` is the larger form of.
+
+    Raises:
+        TrainingError: of another one. CheckpointError: the file cannot be read.
+    """
+    from bevstack.codec.weights import load_weights
+
+    source = load_weights(path)
+    if dataclasses.replace(source.config, name=net.config.name) == net.config:
+        net.load_state_dict(source.state_dict())
+    elif can_widen(source.config, net.config):
+        widen(net, source)
+    else:
+        raise TrainingError(
+            f"{path} holds {source.config.name}, and {net.config.name} is not that codec grown: its latent, rates and kinds of "
+            "parts must be the same, and nothing smaller; give other weights to --init"
+        )
+
+
 class Trainer:
     """One run's moving parts."""
 
@@ -159,9 +180,7 @@ class Trainer:
         seed_everything(options.seed)
         self.net = CodecNet(self.config)
         if options.init is not None and not options.resume:
-            from bevstack.codec.weights import load_weights
-
-            self.net.load_state_dict(load_weights(options.init).state_dict())
+            start_from(self.net, options.init)
         elif crops is not None and not options.resume:
             sample = np.concatenate([crops(10_000_000 + i) for i in range(12)])
             principal_start(self.net, torch.from_numpy(sample).permute(0, 3, 1, 2).float())
