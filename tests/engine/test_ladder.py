@@ -156,6 +156,17 @@ def test_a_resident_rung_is_loaded_once(shop: Shop) -> None:
     assert not shop.alive
 
 
+def test_all_others_can_be_prepared_before_the_first_frame(swap: HotSwap[Model], shop: Shop) -> None:
+    assert swap.prepare_others() == {}
+    assert shop.loads == ["medium", "small", "large"]
+    assert [model.rung for model in shop.alive] == ["medium"]
+    assert shop.most == 2, "one after the other"
+    shop.broken.add("small")
+    assert swap.prepare_others() == {"small": "ValueError: small is damaged"}
+    assert shop.loads[-2:] == ["small", "large"]
+    assert swap.state().rung == "medium"
+
+
 def test_unknown_rungs_are_refused(swap: HotSwap[Model], shop: Shop) -> None:
     with pytest.raises(RungError, match="no rung 'huge': this ladder has small, medium, large"):
         swap.request("huge")

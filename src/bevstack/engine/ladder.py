@@ -158,6 +158,18 @@ class HotSwap(Generic[M]):
         self._tell(event)
         return model
 
+    def prepare_others(self) -> dict[str, str]:
+        """Loads and frees every rung but the active one, one after the other, here: what their engines keep on disk is there
+        when one of them is asked for. Before the first frame; returns why a rung could not be had, by rung."""
+        failures = {}
+        for rung in self.rungs:
+            if rung != self.rung:
+                try:
+                    self._free(self._load(rung))
+                except Exception as error:  # noqa: BLE001 - as in the background: the other rungs are not to blame
+                    failures[rung] = _line(error)
+        return failures
+
     @property
     def rung(self) -> str:
         """Name of the active rung."""

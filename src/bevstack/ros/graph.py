@@ -251,7 +251,7 @@ _COMMON = (
     Argument("debug", "false", "draw boxes into debug images even if nobody listens", _BOOLEAN),
     Argument("rviz", "false", "start rviz (where ROS is installed)", _BOOLEAN),
     Argument("rviz_config", "", "rviz configuration file"),
-    Argument("build_only", "false", "prepare the engine and exit", _BOOLEAN),
+    Argument("build_only", "false", "prepare the engine for every rung and exit", _BOOLEAN),
     Argument("record_stamps", "receive", "time of recorded messages: when received, or their own", ("receive", "header")),
     Argument("record", "", "folder of a bag to record; empty: do not record"),
     Argument("web_port", "0", "port of the page; 0: no page"),

@@ -388,19 +388,33 @@ def test_build_only(bench: Bench, model: FakeModel) -> None:
 class LadderModel(FakeModel):
     """A stand-in with two sizes and one that cannot be loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, rungs: tuple[str, ...] = ("small", "large", "broken")) -> None:
         super().__init__()
-        self.swap: HotSwap[str] = HotSwap(self.load, ("small", "large", "broken"), "small")
+        self.loaded: list[str] = []
+        self.swap: HotSwap[str] = HotSwap(self.load, rungs, "small")
         self.rung = "small"
 
     def load(self, rung: str) -> str:
         if rung == "broken":
             raise EngineError("weights are damaged")
+        self.loaded.append(rung)
         return rung
 
     def __call__(self, frame_set: FrameSet) -> Boxes3D:
         self.rung = self.swap.current()
         return super().__call__(frame_set)
+
+
+def test_build_only_prepares_every_rung(bench: Bench) -> None:
+    model = LadderModel()
+    node = bench.add(bev_node(model, build_only=True))
+    assert not node.autostart()
+    assert not node.exit_now, "broken cannot be prepared"
+    assert model.loaded == ["small", "large"]
+    model = LadderModel(("small", "large"))
+    node = bench.add(bev_node(model, node_name="other", build_only=True))
+    assert node.autostart()
+    assert node.exit_now
 
 
 def test_a_rung_is_set_by_parameter_and_runs_from_the_next_instant(bench: Bench) -> None:

@@ -125,7 +125,7 @@ PARAMETERS: tuple[Spec, ...] = (
         high=3600.0,
     ),
     Spec("camera_info_url", "", "calibration files, file:///path/{camera}.yaml, for cameras that publish no camera_info"),
-    Spec("build_only", False, "load the model, keep what its engine stores, and exit"),
+    Spec("build_only", False, "load the model and its other rungs, keep what their engine stores, and exit"),
     Spec("autostart", True, "configure and activate by itself at start"),
 )
 
@@ -247,9 +247,7 @@ class BevNode(LifecycleNode):
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         if self._p["build_only"]:
-            self.get_logger().info(f"{self._p['model']} is ready on {self.engine}")
-            self._built = True
-            return True
+            return self._prepare_all()
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
     @property
@@ -259,6 +257,20 @@ class BevNode(LifecycleNode):
         engine = str(getattr(self._model, "engine", self._p["engine"]))
         precision = str(getattr(self._model, "precision", ""))
         return f"{engine} {precision}" if precision not in ("", *OFFERED.get(engine, ())[:1]) else engine
+
+    def _prepare_all(self) -> bool:
+        """``build_only``: the other rungs, too, so that a swap finds what its engine keeps on disk."""
+        # Of random weights nothing is kept.
+        swap = None if str(self._p["model"]).startswith("random:") else self.swap
+        failures = swap.prepare_others() if swap is not None else {}
+        for rung, reason in failures.items():
+            self.get_logger().error(f"rung {rung} cannot be prepared: {reason}")
+        if failures:
+            return False
+        names = ", ".join(swap.rungs) if swap is not None else self._p["model"]
+        self.get_logger().info(f"{names}: ready on {self.engine}")
+        self._built = True
+        return True
 
     @property
     def exit_now(self) -> bool:

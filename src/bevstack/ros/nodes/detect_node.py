@@ -100,7 +100,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec("diagnostic_period", 1.0, "seconds between two messages on /diagnostics", low=0.05, high=60.0),
     Spec("min_rate", 0.0, "images per second and camera below which diagnostics warn; 0: never", live=True, low=0.0, high=1e3),
     Spec("camera_timeout", 2.0, "a camera without an image for this many seconds is silent", low=0.05, high=600.0),
-    Spec("build_only", False, "load the model, keep what its engine stores, and exit"),
+    Spec("build_only", False, "load the model and its other rungs, keep what their engine stores, and exit"),
     Spec("autostart", True, "configure and activate by itself at start"),
 )
 
@@ -153,15 +153,27 @@ class DetectNode(LifecycleNode):
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         if self._p["build_only"]:
-            self.get_logger().info(f"{self._p['model']} is ready on {self.engine}")
-            self._built = True
-            return True
+            return self._prepare_all()
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
     @property
     def engine(self) -> str:
         """What runs the network: the parameter, or what has taken over from it."""
         return str(getattr(self._model, "engine", self._p["engine"]))
+
+    def _prepare_all(self) -> bool:
+        """``build_only``: the other rungs, too, so that a swap finds what its engine keeps on disk."""
+        # Of random weights nothing is kept.
+        swap = None if str(self._p["model"]).startswith("random:") else self.swap
+        failures = swap.prepare_others() if swap is not None else {}
+        for rung, reason in failures.items():
+            self.get_logger().error(f"rung {rung} cannot be prepared: {reason}")
+        if failures:
+            return False
+        names = ", ".join(swap.rungs) if swap is not None else self._p["model"]
+        self.get_logger().info(f"{names}: ready on {self.engine}")
+        self._built = True
+        return True
 
     @property
     def exit_now(self) -> bool:
