@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.codec.tiny import tiny_config
 from typer.testing import CliRunner
 
 from bevstack.cli.main import app
@@ -23,7 +24,7 @@ from bevstack.learn.codec.initial import principal_start
 from bevstack.learn.codec.students import train_students
 from bevstack.learn.run import RunFolder, TrainingError
 
-from .tiny_run import TINY
+TINY = tiny_config(latent=32)
 
 
 class Killed(Exception):

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from tests.codec.tiny import tiny_config
 from typer.testing import CliRunner
 
 from bevstack.cli.main import app
@@ -28,7 +29,7 @@ from bevstack.learn.codec.soap import Soap
 from bevstack.learn.codec.train import CodecTrainOptions, Trainer, parameter_groups, train_codec
 from bevstack.learn.run import TrainingError
 
-from .tiny_run import TINY
+TINY = tiny_config(latent=32)
 
 
 def options(folder: Path, images: Path, **changes: object) -> CodecTrainOptions:
