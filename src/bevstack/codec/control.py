@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_TRIES = 3
 BYTES_TOLERANCE = 0.02  # below the limit
 PSNR_TOLERANCE = 0.1  # dB above the target
+_PSNR_ROUNDING = 1e-6  # dB by which two computations of the same error may differ: at the target is not below it
 _BYTES_AIM = 0.991
 _PSNR_AIM = 0.05
 _SAMPLE = 24_000  # coefficients looked at
@@ -188,20 +189,20 @@ def solve_psnr(job: _Job, target: float) -> Encoded:
     top = job.codec.config.rate.levels - 1.0
     search = _Search(StandIn(job).psnr, top, floor=True)
     found: list[tuple[float, _Coded]] = []
-    aim = _PSNR_AIM
+    aim, least = _PSNR_AIM, target - _PSNR_ROUNDING
     while True:
         coded = job.try_rate(search.solve(target + aim))
         value = job.psnr(coded)
         found.append((value, coded))
-        if target <= value <= target + PSNR_TOLERANCE:
+        if least <= value <= target + PSNR_TOLERANCE:
             break
         if (value < target and coded.plane.base >= top) or (value > target and coded.plane.base <= 0.0):
             break
         search.add(coded.plane.base, value)
         if job.encodes >= MAX_TRIES:
-            if any(v >= target for v, _ in found) or job.encodes >= 2 * MAX_TRIES:
+            if any(v >= least for v, _ in found) or job.encodes >= 2 * MAX_TRIES:
                 break
             aim *= 2.0
-    reached = [(v, c) for v, c in found if v >= target]
+    reached = [(v, c) for v, c in found if v >= least]
     chosen = min(reached, key=lambda pair: pair[1].bits)[1] if reached else max(found, key=lambda pair: pair[0])[1]
     return job.finish(chosen)
