@@ -26,6 +26,7 @@ PSNR_TOLERANCE = 0.1  # dB above the target
 _PSNR_ROUNDING = 1e-6  # dB by which two computations of the same error may differ: at the target is not below it
 _BYTES_AIM = 0.991
 _PSNR_AIM = 0.05
+_STRAIGHT = 10.0  # rate points over which PSNR is a straight line, near enough
 _SAMPLE = 24_000  # coefficients looked at
 
 
@@ -86,7 +87,8 @@ class _Search:
     Args:
         expected: the stand-in.
         floor: whether the value is -10 log10 of an error that has a floor which no rate removes (PSNR): two tries then give
-            ``error = a * expected error + b``. Otherwise, and where that fails, the difference is a line through the tries.
+            ``error = a * expected error + b``, or, close together around the target, a straight line. Otherwise, and where that
+            fails, the difference is a line through the tries.
     """
 
     def __init__(self, expected: Callable[[float], float], top: float, floor: bool) -> None:
@@ -101,6 +103,9 @@ class _Search:
         expected = self.expected
         if not self.tries:
             return expected
+        if self.floor and (near := self._around(target)):
+            (r0, v0), (r1, v1) = near
+            return lambda r: v0 + (r - r0) * (v1 - v0) / (r1 - r0)
         (r0, v0), *rest = sorted(self.tries, key=lambda t: abs(t[1] - target))
         o0 = v0 - expected(r0)
         if not rest or abs(rest[0][0] - r0) < 0.05:
@@ -114,6 +119,16 @@ class _Search:
             if a > 0 and b > 0:
                 return lambda r: -10 * math.log10(a * 10 ** (-expected(r) / 10) + b)
         return lambda r: expected(r) + o0 + min(max((r - r0) / (r1 - r0), -1.0), 2.0) * (o1 - o0)
+
+    def _around(self, target: float) -> tuple[tuple[float, float], tuple[float, float]] | None:
+        """The tries just below and above the target, if they are close enough for a straight line between them: PSNR is smooth
+        where the stand-in, whose usual errors are known at a few rate points, has corners."""
+        below = [t for t in self.tries if t[1] < target]
+        above = [t for t in self.tries if t[1] >= target]
+        if not below or not above:
+            return None
+        low, high = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
+        return (low, high) if 0.05 < high[0] - low[0] <= _STRAIGHT else None
 
     def solve(self, target: float) -> float:
         """The rate point whose value should be ``target``; an end of the range if none."""
