@@ -54,6 +54,7 @@ from .draw import draw_boxes
 from .main import run_node, until_shutdown
 from .parameters import Parameters, ParameterValueError, Spec
 from .pipeline import Model, Pipeline, Result
+from .prepare import prepare_all
 from .release import RELEASE_AFTER, Release
 from .rig import Rig
 from .topics import info_topic, sensor_qos
@@ -247,7 +248,8 @@ class BevNode(LifecycleNode):
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         if self._p["build_only"]:
-            return self._prepare_all()
+            self._built = prepare_all(self._p["model"], self.swap, self.engine, self.get_logger())
+            return self._built
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
     @property
@@ -257,20 +259,6 @@ class BevNode(LifecycleNode):
         engine = str(getattr(self._model, "engine", self._p["engine"]))
         precision = str(getattr(self._model, "precision", ""))
         return f"{engine} {precision}" if precision not in ("", *OFFERED.get(engine, ())[:1]) else engine
-
-    def _prepare_all(self) -> bool:
-        """``build_only``: the other rungs, too, so that a swap finds what its engine keeps on disk."""
-        # Of random weights nothing is kept.
-        swap = None if str(self._p["model"]).startswith("random:") else self.swap
-        failures = swap.prepare_others() if swap is not None else {}
-        for rung, reason in failures.items():
-            self.get_logger().error(f"rung {rung} cannot be prepared: {reason}")
-        if failures:
-            return False
-        names = ", ".join(swap.rungs) if swap is not None else self._p["model"]
-        self.get_logger().info(f"{names}: ready on {self.engine}")
-        self._built = True
-        return True
 
     @property
     def exit_now(self) -> bool:

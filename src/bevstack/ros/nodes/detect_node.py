@@ -48,6 +48,7 @@ from .detect_pipeline import BatchResult, DetectPipeline, Images2D, Seen
 from .draw2d import draw_boxes2d
 from .main import run_node, until_shutdown
 from .parameters import Parameters, ParameterValueError, Spec
+from .prepare import prepare_all
 from .release import RELEASE_AFTER, Release
 from .topics import optical_frame, sensor_qos
 from .worker import NewestWins
@@ -153,27 +154,14 @@ class DetectNode(LifecycleNode):
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         if self._p["build_only"]:
-            return self._prepare_all()
+            self._built = prepare_all(self._p["model"], self.swap, self.engine, self.get_logger())
+            return self._built
         return bool(self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
     @property
     def engine(self) -> str:
         """What runs the network: the parameter, or what has taken over from it."""
         return str(getattr(self._model, "engine", self._p["engine"]))
-
-    def _prepare_all(self) -> bool:
-        """``build_only``: the other rungs, too, so that a swap finds what its engine keeps on disk."""
-        # Of random weights nothing is kept.
-        swap = None if str(self._p["model"]).startswith("random:") else self.swap
-        failures = swap.prepare_others() if swap is not None else {}
-        for rung, reason in failures.items():
-            self.get_logger().error(f"rung {rung} cannot be prepared: {reason}")
-        if failures:
-            return False
-        names = ", ".join(swap.rungs) if swap is not None else self._p["model"]
-        self.get_logger().info(f"{names}: ready on {self.engine}")
-        self._built = True
-        return True
 
     @property
     def exit_now(self) -> bool:
