@@ -44,7 +44,8 @@ def test_the_ladder_goes_down_into_the_widths() -> None:
         find_weights("giraffedet-slim@0.5")
     except CheckpointError as error:
         pytest.skip(f"no bundled widths here: {error}")
-    assert list(available(NAME)) == ["giraffedet-slim@0.5", "giraffedet-slim@0.75", "giraffedet-slim@1.0", NAME]
+    below = ["giraffedet-slim@0.5", "giraffedet-slim@0.75", "giraffedet-slim@1.0"]
+    assert list(available(NAME))[:4] == [*below, NAME]
     ladder = load_ladder(NAME, "onnx", threads=1)
     image = np.zeros((90, 160, 3), np.uint8)
     try:

@@ -182,5 +182,5 @@ def test_round_trip(clean: pytest.MonkeyPatch) -> None:
 def test_bundled_weights_of_every_family_are_sound(clean: pytest.MonkeyPatch) -> None:
     clean.setenv("BEVSTACK_WEIGHTS", str(Path(__file__).resolve().parents[2] / "weights"))
     found = {check.name: check for check in doctor.check_weights()}
-    for name in ("codec-nano", "fastbev-nano", "fastbev-slim", "giraffedet-nano", "giraffedet-slim"):
+    for name in ("codec-nano", "fastbev-nano", "fastbev-slim", "giraffedet-nano", "giraffedet-lite-d2", "giraffedet-slim"):
         assert found[f"Weights {name}"].status == "ok", found[f"Weights {name}"]
