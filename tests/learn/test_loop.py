@@ -105,6 +105,14 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell's background job, as CI may be one, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupted(Counter):
     """Gets a signal in its third step."""
 
@@ -118,6 +126,7 @@ class Interrupted(Counter):
         return super().step(batch)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_ends_the_run_after_its_step(tmp_path: Path, number: int, ends: type[BaseException]) -> None:
     before, lines, calls = signal.getsignal(number), list[str](), list[bool]()
@@ -130,6 +139,7 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path: Path, number: int, ends:
     assert not isinstance(error.value, SystemExit) or error.value.code == 143
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_that_ends_the_data_loses_nothing(tmp_path: Path) -> None:
     def batches() -> Iterator[int]:
         yield 0
@@ -141,6 +151,7 @@ def test_a_signal_that_ends_the_data_loses_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.pt").read_text() == "1 "
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ignored_signals_and_several_processes_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
     try:
