@@ -35,7 +35,7 @@ from bevstack.geometry import Camera
 
 from .assignment import SampleTargets, assign
 from .perspective import PerspectiveTargets, paint
-from .stop import deaf
+from .stop import ignore_interrupts
 
 RESERVED_SEEDS = 10_000
 _AHEAD = 4  # batches prepared in advance
@@ -246,7 +246,7 @@ def _leave_with(parent: int) -> None:
 
 def _start_worker(config: FastBEVConfig, options: StreamOptions) -> None:
     global _RENDERER
-    deaf()
+    ignore_interrupts()
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     _RENDERER = SlotRenderer(config, options)
 

@@ -54,6 +54,6 @@ class StopSignals:
         self._before.clear()
 
 
-def deaf(worker: int = 0) -> None:
+def ignore_interrupts(worker: int = 0) -> None:
     """For processes that prepare data: Ctrl-C reaches the whole group, and the trainer still needs them. They end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -13,7 +13,7 @@ from bevstack.codec.config import CODECS, CodecConfig
 from bevstack.codec.model import CodecNet
 from bevstack.codec.weights import save_weights
 from bevstack.learn.codec.train import CodecTrainOptions, Trainer
-from bevstack.learn.codec.widen import can_widen, place, widen
+from bevstack.learn.codec.widen import can_widen, name_in_larger, widen
 from bevstack.learn.run import TrainingError
 
 SMALL = tiny_config()
@@ -87,7 +87,7 @@ def test_what_is_new_learns(source: CodecNet) -> None:
     ((out.pixels - pictures()).square().mean() + 1e-3 * (out.bits_y.mean() + out.bits_z.mean())).backward()
     new, dead = dict(net.named_parameters()), []
     for name, old in source.named_parameters():
-        gradient = new[place(name, SMALL, LARGE)].grad
+        gradient = new[name_in_larger(name, SMALL, LARGE)].grad
         if old.dim() == 4 and gradient is not None and gradient.shape[1] > old.shape[1]:  # how old channels read new ones
             dead += [] if gradient[: len(old), old.shape[1] :].abs().max() > 0 else [name]
     assert dead == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +72,32 @@ def test_a_killed_run_continues_bit_for_bit(tree: Path, tiny: FastBEVConfig, tmp
     assert all(torch.equal(saved[0]["net"][k], saved[1]["net"][k]) for k in saved[0]["net"])
     with (broken.output / "log.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6"]
+
+
+class Terminated(Mortal):
+    """Here SIGTERM comes instead, once."""
+
+    def views(self, number: int, config: FastBEVConfig) -> Views:
+        if number == self.until:
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.until = -1
+        return self.pool.views(number, config)
+
+
+def test_a_signal_saves_the_step_that_was_running(tree: Path, tiny: FastBEVConfig, tmp_path: Path) -> None:
+    lines: list[str] = []
+    whole = options(tiny, tree, tmp_path / "whole", norms="train")
+    stopped = replace(whole, output=tmp_path / "stopped", checkpoint_steps=100)
+    train_recipe(whole, report=lambda line: None)
+    with pytest.raises(SystemExit) as end:
+        train_recipe(stopped, pool=Terminated(tree, until=4), report=lines.append)
+    assert end.value.code == 143
+    step = torch.load(stopped.output / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < step < whole.steps
+    assert lines[-1].startswith(f"stopped after step {step}; ")
+    train_recipe(replace(stopped, resume=True), report=lambda line: None)
+    a, b = state(whole.output), state(stopped.output)
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_averages_that_are_asked_for_later_start_from_the_weights_of_then(

@@ -56,7 +56,7 @@ def widen(net: CodecNet, source: CodecNet) -> None:
     }
     own = net.state_dict()
     for name, value in source.state_dict().items():
-        mine = own[place(name, a, b)]
+        mine = own[name_in_larger(name, a, b)]
         if mine.shape == value.shape:
             mine.copy_(value)
         elif name.startswith(("rate.", "z_")) or value.dim() < 2:
@@ -71,7 +71,7 @@ def widen(net: CodecNet, source: CodecNet) -> None:
     own["z_table"][:, silent] = 1.0
 
 
-def place(name: str, old: CodecConfig, new: CodecConfig) -> str:
+def name_in_larger(name: str, old: CodecConfig, new: CodecConfig) -> str:
     """The name in the larger codec. Blocks after the synthesis' second conditioning stay behind it."""
     match = _BLOCK.match(name)
     if match is None or match[1] != "synthesis" or match[2] != "trunk":

@@ -35,7 +35,7 @@ from bevstack.learn.run import (
     load_optimizer,
     save_checkpoint,
 )
-from bevstack.learn.stop import deaf
+from bevstack.learn.stop import ignore_interrupts
 from bevstack.nn.seed import seed_everything
 
 from .data import AugmentOptions, BatchIndex, DataSpec, Sample, TrainingSet
@@ -158,7 +158,7 @@ def batches(data: TrainingSet, index: BatchIndex, workers: int, pin: bool) -> It
         collate_fn=Batch.of,
         pin_memory=pin,
         persistent_workers=True,
-        worker_init_fn=deaf,
+        worker_init_fn=ignore_interrupts,
     )
     return iter(loader)
 

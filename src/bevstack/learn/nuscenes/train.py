@@ -44,7 +44,7 @@ from ..run import (
     load_optimizer,
     save_checkpoint,
 )
-from ..stop import StopSignals, deaf, stopped
+from ..stop import StopSignals, ignore_interrupts, stopped
 from ..train import start_from
 from .samples import DrivePool, MixedPool, NuScenesPool, Pool, SampleSet, TrainingSample, split_scenes
 
@@ -314,7 +314,7 @@ def batches(options: RecipeOptions, samples: SampleSet, processes: Processes, st
         batch_sampler=numbers,
         num_workers=options.workers,
         collate_fn=_as_they_are,
-        worker_init_fn=deaf,
+        worker_init_fn=ignore_interrupts,
     )
     yield from loader
 
