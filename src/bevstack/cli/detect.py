@@ -152,6 +152,10 @@ def sim_write_coco(
         Literal["vehicle", "overhead"],
         typer.Option(help="Cameras of the vehicle, or cameras on masts and bridges that look down."),
     ] = "vehicle",
+    curved: Annotated[bool, typer.Option("--curved", help="Cars with curved, glossy bodies; drawn more slowly.")] = False,
+    spread: Annotated[
+        float, typer.Option(min=0.0, max=0.6, help="From above: share of the image that targets may lie from its middle.")
+    ] = 0.25,
 ) -> None:
     """Write simulated drives as images with true 2D boxes, in COCO's format."""
     from bevstack.learn.detect.simulated import write_simulated
@@ -159,7 +163,18 @@ def sim_write_coco(
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    print(write_simulated(output, parse_seeds(seeds), instants=instants, width=image_width, view=view, report=report))
+    print(
+        write_simulated(
+            output,
+            parse_seeds(seeds),
+            instants=instants,
+            width=image_width,
+            view=view,
+            curved=curved,
+            spread=spread,
+            report=report,
+        )
+    )
 
 
 @plainly

@@ -36,7 +36,7 @@ class SimulatedDrive:
         jpeg: frames carry JPEG bytes (``jpeg_quality`` 1..100) instead of images.
         start_stamp: nanoseconds of the first instant.
         stagger: cameras expose up to 43 ms apart, as on nuScenes, each with its own exact ego pose.
-        density, class_weights: see ``World``.
+        density, class_weights, curved: see ``World``.
 
     Raises:
         SourceError: an option is out of range.
@@ -58,6 +58,7 @@ class SimulatedDrive:
         noise: bool = True,
         density: float = 1.0,
         class_weights: Mapping[str, float] | None = None,
+        curved: bool = False,
     ) -> None:
         if seed < 0:
             raise SourceError(f"simulated drive: seed is {seed}; give 0 or more")
@@ -76,7 +77,9 @@ class SimulatedDrive:
         self.rate: float | None = float(rate)
         self.duration = float(duration)
         self.count = max(1, round(rate * duration))
-        self.world = World(seed, style=style, duration=duration + 0.2, density=density, class_weights=class_weights)
+        self.world = World(
+            seed, style=style, duration=duration + 0.2, density=density, class_weights=class_weights, curved=curved
+        )
         self.name = f"sim:seed={seed},style={self.world.style.name}"
         self.style = self.world.style.name
         self.start_stamp = int(start_stamp)

@@ -35,15 +35,19 @@ def nuscenes_rig(width: int = 1600) -> dict[str, Camera]:
     return rig
 
 
-def overhead_rig(targets: NDArray[np.float64], rng: np.random.Generator, width: int = 640) -> dict[str, Camera]:
+def overhead_rig(
+    targets: NDArray[np.float64], rng: np.random.Generator, width: int = 640, *, spread: float = 0.25
+) -> dict[str, Camera]:
     """One undistorted camera for every target, above the road, as on masts, bridges and buildings; drawn from ``rng``.
 
     Heights of 5 to 16 m, pitch of 25 to 80 degrees down, any yaw, roll of a few degrees, horizontal fields of view of 35 to 75
-    degrees; the target lies somewhere in the middle half of the image.
+    degrees.
 
     Args:
         targets: (N, 2) points on the ground to look at, ego frame, metres.
         width: image width in pixels; the height is 9/16 of it.
+        spread: how far from the image's middle the target may lie, as a share of its width and height; at 0.5 many targets
+            are cut off by an edge.
     """
     height = round(width * 9 / 16)
     rig = {}
@@ -55,7 +59,7 @@ def overhead_rig(targets: NDArray[np.float64], rng: np.random.Generator, width: 
         right = np.cos(roll) * level + np.sin(roll) * np.cross(forward, level)
         down = np.cross(forward, right)
         focal = 0.5 * width / np.tan(np.deg2rad(rng.uniform(35.0, 75.0)) / 2)
-        u, v = rng.uniform(-0.25, 0.25, 2) * (width, height) / focal
+        u, v = rng.uniform(-spread, spread, 2) * (width, height) / focal
         ray = forward + u * right + v * down
         foot = -tall / ray[2] * ray[:2]  # where the target's ray meets the ground, seen from below the camera
         K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .raster import F32, F64, I64, U8, Drawn, Scene, View, compiled
-from .shapes import FACADE, FOLIAGE
+from .shapes import FACADE, FOLIAGE, GLASS, GLOSS
 
 BAY, STOREY = 2.4, 3.1  # metres between windows, and between floors
 
@@ -95,11 +95,51 @@ def light_quads(n: int, view: View, scene: Scene, states: F64, item_light: F64, 
             warm = 1.0 if j == 0 else (0.85 if j == 1 else 0.6)
             total = light.sun_color[j] * direct + light.ambient[j] * sky + back + lamp * warm + beam
             drawn.lit[k, j] = math.sqrt(color[q, j] * total + glow[q, j])
+        if scene.kind[q] == GLOSS or scene.kind[q] == GLASS:
+            _reflect(k, q, nx, ny, nz, c, s, view, scene, states[item], light, drawn)
         if scene.kind[q] == FACADE:
             ax, ay = (-s, c) if abs(normal[q, 0]) > 0.5 else (c, s)
             drawn.bay[k, 0], drawn.bay[k, 1] = ax / BAY, ay / BAY
             offset = ax * (view.origin[0] - states[item, 0]) + ay * (view.origin[1] - states[item, 1])
             drawn.bay[k, 2] = offset / BAY + 100.0
+
+
+@compiled
+def _reflect(
+    k: int,
+    q: int,
+    nx: float,
+    ny: float,
+    nz: float,
+    c: float,
+    s: float,
+    view: View,
+    scene: Scene,
+    state: F64,
+    light: Light,
+    drawn: Drawn,
+) -> None:
+    """Adds what a clear coat mirrors to the drawn quad k: sky, dark surroundings near the horizon, ground, the sun's glint.
+
+    The share is Schlick's approximation of Fresnel's (4 % head on, more at grazing angles).
+    """
+    corners = scene.corners[q]
+    lx = 0.25 * (corners[0, 0] + corners[1, 0] + corners[2, 0] + corners[3, 0])
+    ly = 0.25 * (corners[0, 1] + corners[1, 1] + corners[2, 1] + corners[3, 1])
+    vx, vy = c * lx - s * ly + state[0] - view.origin[0], s * lx + c * ly + state[1] - view.origin[1]
+    vz = 0.25 * (corners[0, 2] + corners[1, 2] + corners[2, 2] + corners[3, 2]) - view.origin[2]
+    inverse = 1.0 / math.sqrt(vx * vx + vy * vy + vz * vz)
+    vx, vy, vz = vx * inverse, vy * inverse, vz * inverse
+    facing = max(0.0, -(nx * vx + ny * vy + nz * vz))
+    share = 0.04 + 0.96 * (1.0 - facing) ** 5
+    if scene.kind[q] == GLASS:
+        share = min(1.0, 1.8 * share)  # two faces of the pane
+    rx, ry, rz = vx + 2.0 * facing * nx, vy + 2.0 * facing * ny, vz + 2.0 * facing * nz
+    seen = min(1.0, max(0.0, 4.0 * rz))  # houses and trees hide the sky near the horizon
+    glint = max(0.0, rx * light.sun[0] + ry * light.sun[1] + rz * light.sun[2]) ** 60
+    for j in range(3):
+        around = seen * 1.3 * light.ambient[j] + (1.0 - seen) * 0.16 * light.ground[j] + 6.0 * glint * light.sun_color[j]
+        drawn.lit[k, j] = math.sqrt(drawn.lit[k, j] ** 2 * (1.0 - share) + share * around)
 
 
 @compiled

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 Color = tuple[float, float, float]
 
-# Surface kinds that the shader knows.
-PLAIN, FACADE, FOLIAGE = 0, 1, 2
+# Surface kinds that the shader knows; the last two mirror the sky.
+PLAIN, FACADE, FOLIAGE, GLOSS, GLASS = 0, 1, 2, 3, 4
 
 _RIM = np.arange(8) * np.pi / 4 + np.pi / 8
 _OCTAGON = np.stack([np.cos(_RIM), np.zeros(8), np.sin(_RIM)], axis=1)
@@ -494,8 +494,13 @@ _BUILDERS: dict[str, Callable[..., Mesh]] = {
 }
 
 
-def build(label: str, rng: np.random.Generator, *, rider: bool = False) -> tuple[tuple[float, float, float], Mesh]:
-    """Draws a size and a look for one object of a class. Returns (length, width, height) in metres and its quads."""
+def build(
+    label: str, rng: np.random.Generator, *, rider: bool = False, cars: Callable[..., Mesh] = car
+) -> tuple[tuple[float, float, float], Mesh]:
+    """Draws a size and a look for one object of a class; ``cars`` makes the cars.
+
+    Returns (length, width, height) in metres and its quads.
+    """
     mean, spread = SIZES[label]
     common = rng.normal(0.0, spread)
     factors = np.exp(np.clip(common + rng.normal(0.0, 0.45 * spread, 3), -2.5 * spread, 2.5 * spread))
@@ -511,4 +516,5 @@ def build(label: str, rng: np.random.Generator, *, rider: bool = False) -> tuple
     paints = _PAINTS.get(label, ((0.5, 0.5, 0.5),))
     paint = paints[rng.integers(len(paints))]
     keywords = {"rider": rider} if label in ("bicycle", "motorcycle") else {}
-    return size, _BUILDERS[label](*size, rng, paint, **keywords)
+    builder = cars if label == "car" else _BUILDERS[label]
+    return size, builder(*size, rng, paint, **keywords)

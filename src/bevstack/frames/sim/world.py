@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from bevstack.errors import SourceError
 from bevstack.geometry import DETECTION_CLASSES, Matrix, pose, rotation_z
 
 from . import shapes
+from .bodywork import curved_car
 from .layout import EXTENT, PAVEMENT, Layout, Path, mip_chain, paint_ground
 from .raster import Scene
 from .styles import STYLES, Style
@@ -77,6 +79,7 @@ class World:
         duration: seconds of motion to prepare.
         density: multiplies the number of labelled objects.
         class_weights: multiplies the number of objects of single classes, by class name.
+        curved: cars have curved, glossy bodies (``bodywork``), drawn more slowly; all else stays the same.
 
     Attributes:
         label: (M,) class index of each item, -1 for scenery. ``size``: (M, 3) length, width, height in metres.
@@ -94,6 +97,7 @@ class World:
         duration: float = 30.0,
         density: float = 1.0,
         class_weights: Mapping[str, float] | None = None,
+        curved: bool = False,
     ) -> None:
         if style is not None and style not in STYLES:
             raise SourceError(f"simulated drive: no style {style!r}; choose one of {', '.join(STYLES)}")
@@ -112,6 +116,7 @@ class World:
         self._weights = {name: float((class_weights or {}).get(name, 1.0)) for name in DETECTION_CLASSES}
         self.layout = Layout(self.style, seeded(seed, 1))
         self.ground, self.ground_levels = mip_chain(paint_ground(self.layout, seeded(seed, 2)))
+        self._build = partial(shapes.build, cars=curved_car if curved else shapes.car)
         items = _Items()
         self._lamps: list[tuple[float, float]] = []
         self._scenery(items, seeded(seed, 3))
@@ -246,7 +251,7 @@ class World:
         agent: int = -1,
         rider: bool = False,
     ) -> tuple[float, float, float]:
-        size, mesh = shapes.build(label, rng, rider=rider)
+        size, mesh = self._build(label, rng, rider=rider)
         items.add(mesh, at, label=DETECTION_CLASSES.index(label), size=size, agent=agent)
         return size
 
@@ -283,7 +288,7 @@ class World:
                         if label is None:
                             q += rng.uniform(3, 8)
                             continue
-                        size, mesh = shapes.build(label, rng)
+                        size, mesh = self._build(label, rng)
                         if q + size[0] > stop:
                             break
                         way = toward if rng.random() < 0.9 else -toward
@@ -327,7 +332,7 @@ class World:
             label = self._pick(rng, {"construction_vehicle": 1.0, "truck": 0.15, "trailer": 0.15})
             if label is None:
                 break
-            size, mesh = shapes.build(label, rng)
+            size, mesh = self._build(label, rng)
             if q + size[0] > b - 4:
                 break
             x, y, yaw = self._place(
@@ -375,7 +380,7 @@ class World:
             k = int(rng.integers(6)) + 14 if slow else int(rng.integers(14))
             path = bicycle_loops[k - 14] if slow else loops[k]
             s = float(rng.uniform(0, path.length))
-            size, mesh = shapes.build(label, rng, rider=True)
+            size, mesh = self._build(label, rng, rider=True)
             clear = 0.5 * size[0] + 4.0
             if any(min(abs(s - o), path.length - abs(s - o)) < clear + half for o, half in used[k]):
                 continue
@@ -394,14 +399,14 @@ class World:
             s = float(rng.uniform(0, path.length))
             v = float(rng.uniform(0.8, 1.7))
             for k in range(1 + int(rng.random() < 0.2)):
-                size, mesh = shapes.build("pedestrian", rng)
+                size, mesh = self._build("pedestrian", rng)
                 number = agent(path, WALKER, s + 0.95 * k, v, size)
                 items.add(mesh, (0.0, 0.0, 0.0), label=DETECTION_CLASSES.index("pedestrian"), size=size, agent=number)
         for _ in range(int(22 * people)):
             path = layout.crossing_walk(
                 int(rng.integers(nx)), int(rng.integers(ny)), int(rng.integers(4)), float(rng.uniform(-1.2, 1.2))
             )
-            size, mesh = shapes.build("pedestrian", rng)
+            size, mesh = self._build("pedestrian", rng)
             number = agent(path, WALKER, float(rng.uniform(0, path.length)), float(rng.uniform(0.8, 1.6)), size)
             items.add(mesh, (0.0, 0.0, 0.0), label=DETECTION_CLASSES.index("pedestrian"), size=size, agent=number)
         self.motion = Trajectories(

@@ -77,6 +77,8 @@ def write_simulated(
     width: int = 640,
     seconds: float = 24.0,
     view: View = "vehicle",
+    curved: bool = False,
+    spread: float = 0.25,
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Images of simulated drives and ``coco.json`` in ``folder``; returns the JSON's path.
@@ -87,14 +89,15 @@ def write_simulated(
         view: "vehicle": the cameras of the default rig. "overhead": as many above the road, each looking down at an object or
             (one in six) at a random place; another rig at every instant. Objects that fill more than ``MAX_SHARE`` of the
             image are marked ``ignore``.
+        curved: see ``World``. ``spread``: see ``overhead_rig``.
     """
     writer = CocoWriter(folder, DETECTION_CLASSES, "simulated drives (bevstack.frames.sim)")
     for seed in seeds:
-        with SimulatedDrive(seed, duration=seconds, rate=1.0, image_width=width) as drive:
+        with SimulatedDrive(seed, duration=seconds, rate=1.0, image_width=width, curved=curved) as drive:
             for n in range(instants):
                 t = seconds * (n + 0.5) / instants
                 truth = drive.truth(t) if view == "vehicle" else drive.objects(t)
-                cameras = drive.cameras if view == "vehicle" else _overhead(truth, (seed, n), width)
+                cameras = drive.cameras if view == "vehicle" else _overhead(truth, (seed, n), width, spread)
                 for name, image in drive.render_instant(t, cameras).items():
                     labels = true_boxes(drive, t, cameras[name], truth)
                     if view == "overhead":
@@ -107,7 +110,7 @@ def write_simulated(
     return writer.save()
 
 
-def _overhead(objects: Boxes3D, key: tuple[int, int], width: int) -> dict[str, Camera]:
+def _overhead(objects: Boxes3D, key: tuple[int, int], width: int, spread: float) -> dict[str, Camera]:
     """Six cameras from above: four look at vehicles, one at any object, one anywhere near the road."""
     rng = np.random.default_rng((0x0EAD, *key))
     where = objects.center[:, :2]
@@ -115,7 +118,7 @@ def _overhead(objects: Boxes3D, key: tuple[int, int], width: int) -> dict[str, C
     anywhere = rng.uniform((-15.0, -8.0), (40.0, 8.0), (6, 2))
     pools = [vehicles] * 4 + [where, anywhere]
     targets = [pool[rng.integers(len(pool))] if len(pool) else place for pool, place in zip(pools, anywhere)]
-    return overhead_rig(np.array(targets), rng, width)
+    return overhead_rig(np.array(targets), rng, width, spread=spread)
 
 
 def draw(image: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...] = DETECTION_CLASSES) -> NDArray[np.uint8]:
