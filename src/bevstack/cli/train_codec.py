@@ -40,6 +40,7 @@ def train_codec(
     colour: Annotated[float, typer.Option(help="Share of crops with another saturation and hue.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of weights, crops and noise.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    amp: Annotated[bool, typer.Option("--amp/--no-amp", help="Residual blocks in bfloat16.")] = False,
     init: Annotated[Path | None, typer.Option(help="Weights file to start from.")] = None,
     resume: Annotated[
         bool,
@@ -73,6 +74,7 @@ def train_codec(
         colour=colour,
         seed=seed,
         threads=threads,
+        amp=amp,
         init=init,
         resume=resume,
     )

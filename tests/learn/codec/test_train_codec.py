@@ -23,10 +23,12 @@ from bevstack.codec.config import CODECS
 from bevstack.codec.model import CodecNet
 from bevstack.codec.transform import strided
 from bevstack.codec.weights import load_weights, read_info
-from bevstack.learn.codec.card import publish
+from bevstack.learn.codec.card import _recipe, publish
 from bevstack.learn.codec.crops import CropStream, find_images, read_rgb, recolour
+from bevstack.learn.codec.half_blocks import half_blocks
 from bevstack.learn.codec.soap import Soap
 from bevstack.learn.codec.train import CodecTrainOptions, Trainer, parameter_groups, train_codec
+from bevstack.learn.history import read_parts
 from bevstack.learn.run import TrainingError
 
 TINY = tiny_config(latent=32)
@@ -212,6 +214,46 @@ def test_a_folder_in_use_and_a_missing_budget_are_refused(pictures: Path, tmp_pa
         train_codec(options(tmp_path, pictures), report=lambda _: None)
     with pytest.raises(TrainingError, match="budget"):
         train_codec(options(tmp_path / "new", pictures, minutes=1.0), report=lambda _: None)
+
+
+def _lively(half: bool) -> CodecNet:
+    """A tiny codec whose blocks do something; the same weights every time."""
+    torch.manual_seed(4)
+    net = CodecNet(TINY)
+    for name, parameter in net.named_parameters():
+        if ".project." in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    if half:
+        half_blocks(net)
+    return net.eval()
+
+
+def test_half_precision_changes_blocks_alone_and_hardly() -> None:
+    """Loss and gradients as in float32; weights and the input of the entropy model stay float32."""
+    pixels = 128 + 40 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for half in (False, True):
+        net = _lively(half)
+        out = net(pixels, torch.full((2, 1, 1, 1), 40.0))
+        ((out.pixels - pixels).square().mean() + out.bits_y.mean() / 4096).backward()
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+        assert {out.pixels.dtype, out.latent.dtype, out.bits_y.dtype, gradient.dtype} == {torch.float32}
+        results.append((out, gradient))
+    (full, g), (half_out, h) = results
+    assert not torch.equal(full.pixels, half_out.pixels)
+    torch.testing.assert_close(half_out.latent, full.latent, rtol=0.02, atol=0.02 * float(full.latent.detach().abs().max()))
+    assert float(torch.nn.functional.cosine_similarity(g, h, dim=0)) > 0.98
+
+
+def test_a_run_in_half_precision_writes_ordinary_weights(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bevstack.learn.half.native_bfloat16", lambda: False)
+    lines: list[str] = []
+    path = train_codec(options(tmp_path / "run", pictures, amp=True), report=lines.append)
+    assert any(line.startswith("warning: half precision") for line in lines)
+    assert {v.dtype for v in load_weights(path).state_dict().values() if v.is_floating_point()} == {torch.float32}
+    assert "--amp" in _recipe(read_parts(tmp_path / "run")[0].options)
 
 
 def test_other_colours_leave_grey_alone_and_brightness_nearly() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from bevstack.codec.config import CODECS, HYPER_STRIDE, STRIDE, CodecConfig
 from bevstack.codec.model import CodecNet, spread_plane, to_network
 from bevstack.learn.average import AveragedWeights
+from bevstack.learn.half import warn_if_emulated
 from bevstack.learn.loop import run_steps
 from bevstack.learn.run import (
     CsvLog,
@@ -38,6 +39,7 @@ from bevstack.learn.run import (
 from bevstack.nn.seed import seed_everything
 
 from .crops import CropStream, find_images, read_rgb, split
+from .half_blocks import half_blocks
 from .initial import channel_worth, principal_start
 from .soap import Soap
 from .validate import Validation
@@ -65,6 +67,7 @@ class CodecTrainOptions:
         hold_out: every n-th image validates.
         init: weights file to start from: of this codec, or of a smaller one that it is the larger form of.
         optimizer: "soap" or "adam".
+        amp: residual blocks in bfloat16 (``half_blocks``).
         latent_steps: first steps that leave the transforms at their principal axes and train only gains and entropy model, with
             the error measured on the latent: less than half the cost of a whole step. They use ``latent_batch`` crops. Give 0
             with ``init``, unless its transforms are still at their principal axes.
@@ -95,6 +98,7 @@ class CodecTrainOptions:
     ema: float = 0.999
     seed: int = 0
     threads: int | None = None
+    amp: bool = False
     hold_out: int = 40
     validate_minutes: float = 8.0
     log_every: int = 50
@@ -185,6 +189,8 @@ class Trainer:
             sample = np.concatenate([crops(10_000_000 + i) for i in range(12)])
             principal_start(self.net, torch.from_numpy(sample).permute(0, 3, 1, 2).float())
         self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.amp:
+            half_blocks(self.net)
         groups = parameter_groups(self.net, options.learning_rate)
         self.optimizer: torch.optim.Optimizer = (
             Soap(groups, options.learning_rate)
@@ -354,6 +360,7 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     options.network()  # a wrong name is said before anything is read
+    warn_if_emulated(options.amp, torch.device("cpu"), report)
     with RunFolder(options.output, resume=options.resume) as folder:
         folder.check(options, options.network(), FIXED)
         held = split(find_images(options.images, options.exclude), options.hold_out)
