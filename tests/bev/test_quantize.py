@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ def feeds(graph: bytes, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     file = tmp_path_factory.mktemp("graph") / "float.onnx"
     file.write_bytes(graph)
     with SimulatedDrive(900_000, rate=2.0, duration=2.0, image_width=200, density=0.2) as drive:
-        return recorded(file, drive)
+        return list(recorded(file, drive))
 
 
 def operators(content: bytes) -> list[str]:
@@ -79,6 +81,29 @@ def test_history_is_recorded_as_the_network_sees_it(feeds: list[Any]) -> None:
     (_, first), (second, _) = feeds[0], feeds[1]
     assert set(second) == {"images", "tables", "history1"}
     np.testing.assert_array_equal(second["history1"], first["features"])  # 0.5 s earlier
+
+
+def test_instants_are_recorded_when_asked_for_and_not_kept(graph: bytes, tmp_path: Path) -> None:
+    """A whole calibration of a large rung would not fit into memory."""
+    file = tmp_path / "float.onnx"
+    file.write_bytes(graph)
+    drawn = []
+
+    def drive() -> Any:
+        with SimulatedDrive(900_000, rate=2.0, duration=2.0, image_width=200, density=0.2) as source:
+            for instant in source:
+                drawn.append(instant.stamp)
+                yield instant
+
+    feeds = recorded(file, drive())
+    alive = []
+    for number, (feed, _) in enumerate(feeds, start=1):
+        assert len(drawn) == number
+        alive.append(weakref.ref(feed["images"]))
+        del feed
+    gc.collect()
+    assert len(alive) == 4
+    assert all(image() is None for image in alive)
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ FIRST_SEED = 900_000
 METHOD = 1
 UNITS = ("Conv", "Gemm", "MatMul", "Add", "Concat", "Gather", "Resize")
 KINDS = (*UNITS, "Relu")
+_NO_INSTANTS = "no instants to take ranges from: give at least one for ranges and one for errors"
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class _Recorder:
         self._engine.close()
 
 
-def recorded(graph: Path, instants: Iterable[Any]) -> list[tuple[Feed, Maps]]:
-    """(inputs, float outputs) of the whole graph for every instant, history included."""
+def recorded(graph: Path, instants: Iterable[Any]) -> Iterator[tuple[Feed, Maps]]:
+    """(inputs, float outputs) of the whole graph for every instant, history included; one at a time, as it is asked for."""
     from .fastbev import FastBEV
     from .runner import WholeRunner
 
@@ -123,13 +124,16 @@ def recorded(graph: Path, instants: Iterable[Any]) -> list[tuple[Feed, Maps]]:
     runner = bev.runner
     assert isinstance(runner, WholeRunner)
     runner.engine = _Recorder(runner.engine, lambda feed, maps: found.append((feed, maps)))
-    for instant in instants:
-        if instant is None:
-            bev.reset()
-        else:
-            bev(instant)
-    bev.close()
-    return found
+    try:
+        for instant in instants:
+            if instant is None:
+                bev.reset()
+            else:
+                bev(instant)
+            yield from found
+            found.clear()
+    finally:
+        bev.close()
 
 
 def disturbance(found: Maps, wanted: Maps, config: FastBEVConfig) -> float:
@@ -274,7 +278,7 @@ def _quiet() -> Iterator[None]:
 def quantise_graph(
     graph: bytes,
     config: FastBEVConfig,
-    ranging: Sequence[tuple[Feed, Maps]],
+    ranging: Iterable[tuple[Feed, Maps]],
     checking: Sequence[tuple[Feed, Maps]],
     options: QuantizeOptions | None = None,
     report: Callable[[str], None] | None = None,
@@ -283,7 +287,8 @@ def quantise_graph(
 
     Args:
         graph: an exported whole graph (float32).
-        ranging: recorded inputs (and outputs) for the ranges. ``checking``: others, for the errors.
+        ranging: recorded inputs (and outputs) for the ranges; each is looked at once and not kept. ``checking``: others, for
+            the errors.
         report: told what is being done, line by line.
 
     Raises:
@@ -291,15 +296,16 @@ def quantise_graph(
     """
     options = options or QuantizeOptions()
     say = report or (lambda line: None)
-    if not ranging or not checking:
-        raise EngineError("no instants to take ranges from: give at least one for ranges and one for errors")
+    if not checking:
+        raise EngineError(_NO_INSTANTS)
     try:
         import onnxruntime.quantization  # noqa: F401
     except ImportError as missing:
         raise EngineError(f"INT8 export needs the package {missing.name}: pip install 'bevstack[export]'") from missing
     model = prepared(graph)
-    say(f"ranges from {len(ranging)} instants")
     ranges = activation_ranges(model, (feed for feed, _ in ranging), options.clip)
+    if not ranges:
+        raise EngineError(_NO_INSTANTS)
     units = layers(model)
 
     def error(nodes: Iterable[str]) -> float:
@@ -375,9 +381,9 @@ def export_int8(
         file = Path(folder) / "float.onnx"
         file.write_bytes(graph)
         say(f"simulated drives from seed {options.first_seed} on: {options.instants + options.scan} instants")
+        checking = list(recorded(file, instants_of_drives(options.scan, options.first_seed + 50_000)))
         ranging = recorded(file, instants_of_drives(options.instants, options.first_seed))
-        checking = recorded(file, instants_of_drives(options.scan, options.first_seed + 50_000))
-    return quantise_graph(graph, config, ranging, checking, options, report)
+        return quantise_graph(graph, config, ranging, checking, options, report)
 
 
 def half_precision(graph: bytes) -> bytes:
