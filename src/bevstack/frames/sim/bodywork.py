@@ -1,6 +1,6 @@
 """Cars with curved bodies: lofts of some hundred small faces, glossy paint and glass, mirrors, mouldings, sunroofs.
 
-The flat cars of ``shapes`` have a tenth of the faces and do for 3D boxes. Seen from near or above they are far from real ones,
+The flat cars of ``shapes`` have a fourteenth of the faces and do for 3D boxes. Seen from near or above they are far from real ones,
 whose bonnets and boots are round and mirror the sky.
 """
 
