@@ -156,6 +156,7 @@ def sim_write_coco(
     spread: Annotated[
         float, typer.Option(min=0.0, max=0.6, help="From above: share of the image that targets may lie from its middle.")
     ] = 0.25,
+    along: Annotated[bool, typer.Option("--along", help="From above: look along the vehicles, from behind or before.")] = False,
 ) -> None:
     """Write simulated drives as images with true 2D boxes, in COCO's format."""
     from bevstack.learn.detect.simulated import write_simulated
@@ -172,6 +173,7 @@ def sim_write_coco(
             view=view,
             curved=curved,
             spread=spread,
+            along=along,
             report=report,
         )
     )

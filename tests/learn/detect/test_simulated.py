@@ -69,6 +69,10 @@ def test_folder_of_drives(tmp_path: Path) -> None:
     assert {i.size for i in data.images} == {(320, 180)}
     assert all(read_rgb(i.path).shape == (180, 320, 3) for i in data.images)
     assert sum(int((~i.labels.ignore).sum()) for i in data.images) > 0
+    above = ["sim", "write-coco", str(tmp_path / "c"), "--seeds", "3", "--instants", "1", "--image-width", "320"]
+    result = CliRunner().invoke(app, [*above, "--view", "overhead", "--curved", "--along", "--spread", "0.5"])
+    assert result.exit_code == 0, result.output
+    assert len(read_coco(tmp_path / "c" / "coco.json").images) == 6
     words = ["sim", "write-coco", str(tmp_path / "b"), "--seeds", "3", "--instants", "1", "--image-width", "320"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -94,6 +98,22 @@ def test_cameras_above_the_road_look_down_at_their_targets(drive: SimulatedDrive
     assert min(pitches) >= 25.0
     assert max(pitches) <= 80.0
     assert np.ptp(pitches) > 40.0
+
+
+def test_cameras_above_may_look_along_what_they_look_at_and_have_it_at_an_edge() -> None:
+    rng = np.random.default_rng(6)
+    targets, headings = rng.uniform(-30.0, 30.0, (60, 2)), rng.uniform(-np.pi, np.pi, 60)
+    rig = overhead_rig(targets, rng, 320, spread=0.5, headings=headings)
+    behind, places = [], []
+    for target, heading, camera in zip(targets, headings, rig.values()):
+        forward = camera.T_ego_camera[:2, 2]
+        along = float(forward @ (np.cos(heading), np.sin(heading)) / np.linalg.norm(forward))
+        assert abs(along) >= np.cos(np.deg2rad(20.01))
+        behind.append(along > 0)
+        places.append(camera.project(np.array([[*target, 0.0]]))[0][0] / (320, 180))
+    assert 15 < sum(behind) < 45  # from behind and from before
+    assert np.min(places) < 0.1
+    assert np.max(places) > 0.9
 
 
 def test_overhead_folder_labels_vehicles_that_the_vehicle_itself_may_not_see(tmp_path: Path) -> None:

@@ -36,7 +36,12 @@ def nuscenes_rig(width: int = 1600) -> dict[str, Camera]:
 
 
 def overhead_rig(
-    targets: NDArray[np.float64], rng: np.random.Generator, width: int = 640, *, spread: float = 0.25
+    targets: NDArray[np.float64],
+    rng: np.random.Generator,
+    width: int = 640,
+    *,
+    spread: float = 0.25,
+    headings: NDArray[np.float64] | None = None,
 ) -> dict[str, Camera]:
     """One undistorted camera for every target, above the road, as on masts, bridges and buildings; drawn from ``rng``.
 
@@ -48,11 +53,15 @@ def overhead_rig(
         width: image width in pixels; the height is 9/16 of it.
         spread: how far from the image's middle the target may lie, as a share of its width and height; at 0.5 many targets
             are cut off by an edge.
+        headings: (N,) radians. With them the cameras look along the target, from behind or from before, up to 20 degrees
+            aside, as cameras over a road mostly do.
     """
     height = round(width * 9 / 16)
     rig = {}
     for n, target in enumerate(targets):
         yaw, roll = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(0.0, 2.0))
+        if headings is not None:
+            yaw = headings[n] + np.pi * (yaw > 0) + np.deg2rad(rng.uniform(-20.0, 20.0))
         pitch, tall = np.deg2rad(rng.uniform(25.0, 80.0)), rng.uniform(5.0, 16.0)
         forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
         level = np.array([np.sin(yaw), -np.cos(yaw), 0.0])

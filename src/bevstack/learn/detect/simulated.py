@@ -79,6 +79,7 @@ def write_simulated(
     view: View = "vehicle",
     curved: bool = False,
     spread: float = 0.25,
+    along: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Path:
     """Images of simulated drives and ``coco.json`` in ``folder``; returns the JSON's path.
@@ -89,7 +90,7 @@ def write_simulated(
         view: "vehicle": the cameras of the default rig. "overhead": as many above the road, each looking down at an object or
             (one in six) at a random place; another rig at every instant. Objects that fill more than ``MAX_SHARE`` of the
             image are marked ``ignore``.
-        curved: see ``World``. ``spread``: see ``overhead_rig``.
+        curved: see ``World``. ``spread``: see ``overhead_rig``. ``along``: from above, look along the objects' headings.
     """
     writer = CocoWriter(folder, DETECTION_CLASSES, "simulated drives (bevstack.frames.sim)")
     for seed in seeds:
@@ -97,7 +98,7 @@ def write_simulated(
             for n in range(instants):
                 t = seconds * (n + 0.5) / instants
                 truth = drive.truth(t) if view == "vehicle" else drive.objects(t)
-                cameras = drive.cameras if view == "vehicle" else _overhead(truth, (seed, n), width, spread)
+                cameras = drive.cameras if view == "vehicle" else _overhead(truth, (seed, n), width, spread, along)
                 for name, image in drive.render_instant(t, cameras).items():
                     labels = true_boxes(drive, t, cameras[name], truth)
                     if view == "overhead":
@@ -110,15 +111,15 @@ def write_simulated(
     return writer.save()
 
 
-def _overhead(objects: Boxes3D, key: tuple[int, int], width: int, spread: float) -> dict[str, Camera]:
+def _overhead(objects: Boxes3D, key: tuple[int, int], width: int, spread: float, along: bool) -> dict[str, Camera]:
     """Six cameras from above: four look at vehicles, one at any object, one anywhere near the road."""
     rng = np.random.default_rng((0x0EAD, *key))
-    where = objects.center[:, :2]
+    where = np.column_stack([objects.center[:, :2], objects.yaw])
     vehicles = where[np.isin(objects.label, _VEHICLES)]
-    anywhere = rng.uniform((-15.0, -8.0), (40.0, 8.0), (6, 2))
+    anywhere = np.column_stack([rng.uniform((-15.0, -8.0), (40.0, 8.0), (6, 2)), np.zeros(6)])
     pools = [vehicles] * 4 + [where, anywhere]
-    targets = [pool[rng.integers(len(pool))] if len(pool) else place for pool, place in zip(pools, anywhere)]
-    return overhead_rig(np.array(targets), rng, width, spread=spread)
+    targets = np.array([pool[rng.integers(len(pool))] if len(pool) else place for pool, place in zip(pools, anywhere)])
+    return overhead_rig(targets[:, :2], rng, width, spread=spread, headings=targets[:, 2] if along else None)
 
 
 def draw(image: NDArray[np.uint8], labels: Labels, classes: tuple[str, ...] = DETECTION_CLASSES) -> NDArray[np.uint8]:
