@@ -1,7 +1,7 @@
-"""Cars with curved bodies: lofts of some hundred small faces, glossy paint and glass, mirrors, mouldings, sunroofs.
+"""Cars with curved bodies: lofts of some hundred small faces, glossy paint and glass, mirrors, sunroofs, roof rails.
 
-The flat cars of ``shapes`` have a fourteenth of the faces and do for 3D boxes. Seen from near or above they are far from real ones,
-whose bonnets and boots are round and mirror the sky.
+The flat cars of ``shapes`` have a fourteenth of the faces and do for 3D boxes. Seen from near or above they are far from real
+ones, whose bonnets and boots are round and mirror the sky.
 """
 
 from __future__ import annotations
