@@ -96,7 +96,11 @@ def rate_distortion(args: argparse.Namespace) -> dict[str, Any]:
         from bevstack.codec.plot import plot_curves
 
         plot_curves(args.plot, [*tests, *classic], shown, title=f"{args.images.name}, {len(result.pictures)} pictures")
-    return {**rd.as_json(result, comparisons), "anchors_from": str(args.anchors) if args.anchors else "this run"}
+    return {
+        **rd.as_json(result, comparisons),
+        "weights_sha256": {codec.name: codec.codec.info.sha256 for codec in learned},  # for a card: learn.codec.card
+        "anchors_from": str(args.anchors) if args.anchors else "this run",
+    }
 
 
 # Speed
