@@ -144,6 +144,11 @@ def test_parts_that_left_no_steps_do_not_count(history: Path) -> None:
     assert read_parts(history)[1].minutes == 10.0
 
 
+def test_changed_options_are_typed_as_the_command_types_them(history: Path) -> None:
+    third = parts_section(history, 1600, {"data": ("data", lambda spec: f"{Path(spec['file']).name}@{spec['weight']:g}")})[-1]
+    assert "`--data coco.json@1`" in third
+
+
 def test_a_card_lists_the_parts_and_what_was_changed_in_each(history: Path) -> None:
     lines = parts_section(history, 1600)
     first, second, third = lines[4:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -209,9 +209,13 @@ def command(
     for name, value in options.items():
         if name in OF_THE_CALL or value == defaults.get(name):
             continue
-        option, spell = (spelled or {}).get(name, (name, _short))
-        asked += [flag(option, spell(v)) for v in (value if isinstance(value, list) else [value])]
+        asked += _typed(name, value if isinstance(value, list) else [value], spelled)
     return " ".join([f"bevstack train {kind} RUN", *asked])
+
+
+def _typed(name: str, values: Sequence[Any], spelled: Mapping[str, tuple[str, Spelling]] | None) -> list[str]:
+    option, spell = (spelled or {}).get(name, (name, _short))
+    return [flag(option, spell(value)) for value in values]
 
 
 def trained_parts(run: Path, steps: int) -> list[tuple[Part, int]]:
@@ -237,10 +241,10 @@ def software(environment: Mapping[str, str]) -> str:
     return f"Python {environment.get('python', '?')}, torch {environment.get('torch', '?')}"
 
 
-def parts_section(run: Path, steps: int) -> list[str]:
+def parts_section(run: Path, steps: int, spelled: Mapping[str, tuple[str, Spelling]] | None = None) -> list[str]:
     """Lines of a card: a table of the parts and of what was changed in each; empty for a run in one part.
 
-    Paths are shortened to their last two names: cards are published.
+    Paths are shortened to their last two names: cards are published. ``spelled``: see ``command``.
 
     Raises:
         TrainingError: see ``read_parts``.
@@ -252,9 +256,10 @@ def parts_section(run: Path, steps: int) -> list[str]:
     before: dict[str, Any] = parts[0][0].options
     for part, end in parts:
         changes = [
-            flag(name, _short(value))
+            typed
             for name, value in part.options.items()
             if name not in OF_THE_CALL and before.get(name, value) != value
+            for typed in _typed(name, value if name in (spelled or {}) and isinstance(value, list) else [value], spelled)
         ]
         before = part.options
         known = part.environment

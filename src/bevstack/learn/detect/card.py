@@ -13,7 +13,7 @@ import torch
 from bevstack.detect.config import GiraffeDetConfig
 from bevstack.detect.network import GiraffeDetNet
 from bevstack.detect.weights import load_weights, read_info, save_weights
-from bevstack.learn.history import command, parts_section, plain, read_parts, samples, software
+from bevstack.learn.history import Spelling, command, parts_section, plain, read_parts, samples, software
 from bevstack.learn.run import TrainingError
 
 from .train import TrainOptions
@@ -95,7 +95,7 @@ def publish(
         f"| loss | {float(first['loss']):.2f} at step {first['step']}, {float(last['loss']):.2f} at step {last['step']} |",
         "",
     ]
-    if parts := parts_section(run, steps):
+    if parts := parts_section(run, steps, SPELLED):
         lines += [*parts, ""]
     if data:
         lines += ["## Training data", "", *(f"- {line}" for line in data), ""]
@@ -116,7 +116,7 @@ def _threads(options: dict[str, Any]) -> str:
 def recipe(options: Mapping[str, Any]) -> str:
     """The command that began a run with these ``options`` (as ``history.plain`` says them), without what is default."""
     defaults = plain(TrainOptions(Path())) | {"model": None}
-    return command("giraffedet", options, defaults, {"canvases": ("size", _size), "data": ("data", _set)})
+    return command("giraffedet", options, defaults, SPELLED)
 
 
 def _size(canvas: Sequence[int]) -> str:
@@ -126,6 +126,9 @@ def _size(canvas: Sequence[int]) -> str:
 def _set(spec: Mapping[str, Any]) -> str:
     images, file = ("/".join(Path(spec[k] or "").parts[-2:]) for k in ("images", "file"))
     return f"{images + ':' if images else ''}{file}@{spec['weight']:g}"
+
+
+SPELLED: Mapping[str, tuple[str, Spelling]] = {"canvases": ("size", _size), "data": ("data", _set)}
 
 
 def _table(heading: str, result: dict[str, Any]) -> list[str]:
