@@ -1,18 +1,24 @@
-"""Golden streams of the shipped codec-nano: what they must decode to. Written anew when the weights change:
+"""Golden streams of the shipped codecs: what they must decode to. Written anew when weights change:
 
-python tests/codec/golden_nano.py
+python tests/codec/golden_shipped.py codec-nano
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FILE = Path(__file__).with_name("golden_nano.json")
+SHIPPED = ("codec-nano", "codec-small")
+
+
+def file_of(codec: str) -> Path:
+    """Where the golden streams of one codec are."""
+    return Path(__file__).with_name(f"golden_{codec}.json")
 
 
 def pictures() -> dict[str, np.ndarray]:
@@ -63,22 +69,23 @@ def platform() -> str:
     return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def main() -> None:
+def write(name: str) -> None:
     from bevstack.codec.codec import ImageCodec
 
-    codec = ImageCodec("codec-nano", "torch", 1)
+    codec = ImageCodec(name, "torch", 1)
     found: dict[str, Any] = {"weights": codec.info.sha256, "platform": platform(), "cases": {}}
-    for name, arguments in cases().items():
+    for case, arguments in cases().items():
         data = codec.encode(**arguments).data
         rgb = codec.decode(data).rgb
-        found["cases"][name] = {
+        found["cases"][case] = {
             "stream": data.hex(),
             "symbols": symbols_sha256(codec.parse(data)),
             "pixels": hashlib.sha256(rgb.tobytes()).hexdigest(),
             "means": block_means(rgb),
         }
-    FILE.write_text(json.dumps(found, indent=1) + "\n")
+    file_of(name).write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    for chosen in sys.argv[1:]:
+        write(chosen)
