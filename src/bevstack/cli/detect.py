@@ -141,6 +141,9 @@ def export_giraffedet(
     print(export_onnx(load_weights(path), output, canvas, read_info(path).sha256))
 
 
+SPREAD = 0.25  # as in overhead_rig
+
+
 @sim_app.command("write-coco")
 @plainly
 def sim_write_coco(
@@ -155,11 +158,14 @@ def sim_write_coco(
     curved: Annotated[bool, typer.Option("--curved", help="Cars with curved, glossy bodies; drawn more slowly.")] = False,
     spread: Annotated[
         float, typer.Option(min=0.0, max=0.6, help="From above: share of the image that targets may lie from its middle.")
-    ] = 0.25,
+    ] = SPREAD,
     along: Annotated[bool, typer.Option("--along", help="From above: look along the vehicles, from behind or before.")] = False,
 ) -> None:
     """Write simulated drives as images with true 2D boxes, in COCO's format."""
     from bevstack.learn.detect.simulated import write_simulated
+
+    if view == "vehicle" and (along or spread != SPREAD):
+        raise BevstackError(f"--{'along' if along else 'spread'} places cameras above the road: add --view overhead")
 
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

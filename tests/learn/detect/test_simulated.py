@@ -100,6 +100,18 @@ def test_cameras_above_the_road_look_down_at_their_targets(drive: SimulatedDrive
     assert np.ptp(pitches) > 40.0
 
 
+@pytest.mark.parametrize("option", [["--along"], ["--spread", "0.5"]])
+def test_options_of_cameras_above_are_refused_for_those_of_the_vehicle(tmp_path: Path, option: list[str]) -> None:
+    from typer.testing import CliRunner
+
+    from bevstack.cli.main import app
+
+    result = CliRunner().invoke(app, ["sim", "write-coco", str(tmp_path / "a"), "--seeds", "3", *option])
+    assert result.exit_code != 0
+    assert f"{option[0]} places cameras above the road: add --view overhead" in result.output
+    assert not (tmp_path / "a").exists()
+
+
 def test_cameras_above_may_look_along_what_they_look_at_and_have_it_at_an_edge() -> None:
     rng = np.random.default_rng(6)
     targets, headings = rng.uniform(-30.0, 30.0, (60, 2)), rng.uniform(-np.pi, np.pi, 60)

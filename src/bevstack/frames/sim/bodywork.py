@@ -87,7 +87,14 @@ def _cap(m: Mesh, ring: NDArray[np.float64], bow: float, forward: bool, face: Ca
 
 
 def curved_car(length: float, width: float, height: float, rng: np.random.Generator, paint: Color) -> Mesh:
-    """Saloon, estate, hatchback or van, by draw (one draw of ``rng``, as ``shapes.car``; the details have their own)."""
+    """Saloon, estate, hatchback or van, by draw (one draw of ``rng``, as ``shapes.car``; the details have their own).
+
+    Args:
+        length, width, height: of the box that encloses it, mirrors included, metres. paint: reflectance, linear RGB.
+
+    Returns:
+        Quads in the object's frame, as all of ``shapes``.
+    """
     which = int(rng.integers(len(FORMS)))
     own = np.random.default_rng([which, *(int(1e6 * v) for v in (length, width, height))])
     form = _varied(FORMS[which], own)
@@ -154,8 +161,8 @@ def curved_car(length: float, width: float, height: float, rng: np.random.Genera
     _cap(m, rings[-1], bow[1], True, front)
     _cap(m, rings[0], bow[0], False, rear)
     plate: Color = (0.75, 0.75, 0.72)
-    m.front(2 * el * 0.5 + 0.012, -0.26, 0.26, 0.27 * height, 0.27 * height + 0.11, plate)
-    m.rear(-2 * el * 0.5 - 0.012, -0.26, 0.26, 0.4 * height, 0.4 * height + 0.11, plate)
+    m.front(el + 0.012, -0.26, 0.26, 0.27 * height, 0.27 * height + 0.11, plate)
+    m.rear(-el - 0.012, -0.26, 0.26, 0.4 * height, 0.4 * height + 0.11, plate)
     _cabin(m, form, el, height, wide, own, paint, top)
     for s in (-1.0, 1.0):
         for at in (0.305, -0.29):
