@@ -141,9 +141,6 @@ def export_giraffedet(
     print(export_onnx(load_weights(path), output, canvas, read_info(path).sha256))
 
 
-SPREAD = 0.25  # as in overhead_rig
-
-
 @sim_app.command("write-coco")
 @plainly
 def sim_write_coco(
@@ -157,14 +154,16 @@ def sim_write_coco(
     ] = "vehicle",
     curved: Annotated[bool, typer.Option("--curved", help="Cars with curved, glossy bodies; drawn more slowly.")] = False,
     spread: Annotated[
-        float, typer.Option(min=0.0, max=0.6, help="From above: share of the image that targets may lie from its middle.")
-    ] = SPREAD,
+        float | None,
+        typer.Option(min=0.0, max=0.6, help="From above: how far from the middle targets may lie, of the image; default 0.25."),
+    ] = None,
     along: Annotated[bool, typer.Option("--along", help="From above: look along the vehicles, from behind or before.")] = False,
 ) -> None:
     """Write simulated drives as images with true 2D boxes, in COCO's format."""
+    from bevstack.frames.sim.rig import SPREAD
     from bevstack.learn.detect.simulated import write_simulated
 
-    if view == "vehicle" and (along or spread != SPREAD):
+    if view == "vehicle" and (along or spread is not None):
         raise BevstackError(f"--{'along' if along else 'spread'} places cameras above the road: add --view overhead")
 
     def report(line: str) -> None:
@@ -178,7 +177,7 @@ def sim_write_coco(
             width=image_width,
             view=view,
             curved=curved,
-            spread=spread,
+            spread=SPREAD if spread is None else spread,
             along=along,
             report=report,
         )

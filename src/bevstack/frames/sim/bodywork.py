@@ -217,7 +217,7 @@ def _cabin(
         rings[:, j, 1] = y0 + (foot - y0) * share + bulge
         rings[:, j, 2] = np.maximum(sill, z0 + (sill - z0) * share)
     pillar = float(rng.uniform(-0.04, 0.02))
-    third = float(rng.uniform(-0.24, -0.19)) if form.crest < -0.25 else 9.0
+    third = float(rng.uniform(-0.24, -0.19)) if form.crest < -0.25 else np.inf  # the pillar behind the rear doors; none
     clear = float(rng.uniform(1.0, 4.0))
     pane: Color = tuple(clear * c for c in _PANE)  # type: ignore[assignment]
     glass_roof = rng.random() < 0.12

@@ -35,12 +35,15 @@ def nuscenes_rig(width: int = 1600) -> dict[str, Camera]:
     return rig
 
 
+SPREAD = 0.25  # of an image from above: targets lie in its middle half
+
+
 def overhead_rig(
     targets: NDArray[np.float64],
     rng: np.random.Generator,
     width: int = 640,
     *,
-    spread: float = 0.25,
+    spread: float = SPREAD,
     headings: NDArray[np.float64] | None = None,
 ) -> dict[str, Camera]:
     """One undistorted camera for every target, above the road, as on masts, bridges and buildings; drawn from ``rng``.

@@ -12,7 +12,7 @@ from bevstack.codec.model import CodecNet
 
 
 def half_blocks(net: CodecNet) -> None:
-    """Makes the blocks of analysis and synthesis compute their layers in bfloat16 (float16 on a GPU has no loss scale here).
+    """Makes the blocks of analysis and synthesis compute their layers in bfloat16, which needs no loss scaling.
 
     What a block adds to is float32, as are the linear layers around the blocks (they carry the picture), everything that rates
     and table indices come from, the weights and the optimiser. So the error is that of corrections, not of the picture.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bevstack.frames.sim import SimulatedDrive, overhead_rig
 from bevstack.frames.sim.jpeg import encode_jpeg
+from bevstack.frames.sim.rig import SPREAD
 from bevstack.geometry import DETECTION_CLASSES, Boxes3D, Camera
 
 from .coco import CocoWriter, Labels
@@ -78,7 +79,7 @@ def write_simulated(
     seconds: float = 24.0,
     view: View = "vehicle",
     curved: bool = False,
-    spread: float = 0.25,
+    spread: float = SPREAD,
     along: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Path:
