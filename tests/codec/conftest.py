@@ -9,13 +9,15 @@ import pytest
 from .tiny import make_net, tiny_config
 
 
-@pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session", params=["scalar", "dependent"])
+def tiny_weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One with each quantiser."""
     pytest.importorskip("torch")
+    from bevstack.codec.config import QuantiserConfig
     from bevstack.codec.weights import save_weights
 
     path = tmp_path_factory.mktemp("codec") / "codec-tiny.safetensors"
-    save_weights(path, make_net(tiny_config()), {"what": "test"})
+    save_weights(path, make_net(tiny_config(quantiser=QuantiserConfig(request.param))), {"what": "test"})
     return path
 
 

@@ -138,8 +138,14 @@ def parse(data: bytes) -> dict:
     return frame
 
 
-def decode_segment(data: bytes, indices: list[int], tables: list[tuple[list[int], int]], skip_below: int) -> list[int]:
-    """Symbols of a segment; ``tables`` are (F, offset)."""
+# Dependent quantisation: next state for an even and an odd symbol.
+NEXT_STATE = [(0, 1), (2, 3), (5, 4), (7, 6), (1, 0), (3, 2), (4, 5), (6, 7)]
+
+
+def decode_segment(
+    data: bytes, indices: list[int], tables: list[tuple[list[int], int]], skip_below: int, scales: int | None = None
+) -> list[int]:
+    """Symbols of a segment; ``tables`` are (F, offset). With ``scales``, of a dependent quantiser: its levels."""
     if len(data) % 2 or len(data) in (2, 4):
         raise Damaged("length")
     words = [data[k] + 256 * data[k + 1] for k in range(0, len(data), 2)]
@@ -166,11 +172,13 @@ def decode_segment(data: bytes, indices: list[int], tables: list[tuple[list[int]
         return value
 
     symbols = []
+    state = 0
     for index in indices:
         if index < skip_below:
             symbols.append(0)
             continue
-        table, offset = tables[index]
+        second = state % 2
+        table, offset = tables[index if scales is None else index + scales * (1 + second)]
         n = len(table) - 2
         p = x % 65536
         k = max(slot for slot in range(n + 1) if table[slot] <= p)
@@ -183,6 +191,9 @@ def decode_segment(data: bytes, indices: list[int], tables: list[tuple[list[int]
             symbol = offset - e if sign else offset + n - 1 + e
             if not -32768 <= symbol <= 32767:
                 raise Damaged("symbol")
+        if scales is not None:
+            state = NEXT_STATE[state][symbol % 2]
+            symbol = 2 * symbol - (second if symbol > 0 else -second if symbol < 0 else 0)
         symbols.append(symbol)
     if x != 2**32 or following != len(words):
         raise Damaged("end")
@@ -279,7 +290,7 @@ class Model:
         return hashlib.sha256(indices.astype(np.uint8).tobytes()).hexdigest()
 
     def symbols(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Hyper latent (Z, a, b) and symbols (M, h, w) of a frame; symbols of damaged tiles are 0."""
+        """Hyper latent (Z, a, b) and symbols or levels (M, h, w) of a frame; those of damaged tiles are 0."""
         frame = parse(data)
         if frame["model_id"].hex() != self.meta["model_id"]:
             raise Rejected("another model")
@@ -300,6 +311,8 @@ class Model:
         skip = frame.get("skip_below", self.skip_below)
         symbols = np.zeros((m, h, w), np.int64)
         context = self.config["mean"]["kind"] == "checkerboard"
+        dependent = self.config.get("quantiser", {}).get("kind", "scalar") == "dependent"
+        scales = self.config["distribution"]["count"] if dependent else None
         if len(frame["layers"]) != (2 if context else 1):
             raise Rejected("layers")
         for layer, segments in enumerate(frame["layers"]):
@@ -309,7 +322,7 @@ class Model:
                     continue
                 at = tuple(np.array(places).T)
                 try:
-                    symbols[at] = decode_segment(segment, tables[at].tolist(), self.tables, skip)
+                    symbols[at] = decode_segment(segment, tables[at].tolist(), self.tables, skip, scales)
                 except Damaged:
                     continue
         return z, symbols

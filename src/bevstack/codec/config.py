@@ -114,6 +114,21 @@ class DistributionConfig:
 
 
 @dataclass(frozen=True)
+class QuantiserConfig:
+    """What a symbol stands for.
+
+    Attributes:
+        kind: "scalar": the residual in units of the gained latent, rounded; "dependent": see ``bevstack.codec.dependent``.
+        step: of the dependent quantiser's levels, decimal.
+        weight: bits that a squared error of 1 is worth to the encoder of the dependent quantiser, decimal.
+    """
+
+    kind: Literal["scalar", "dependent"] = "scalar"
+    step: str = "0.75"
+    weight: str = "20"
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """One codec of the family: ``Transform x HyperScaleNet x MeanModel x Distribution x Rate x Coder``.
 
@@ -129,6 +144,7 @@ class CodecConfig:
     mean: MeanConfig = field(default_factory=MeanConfig)
     rate: RateConfig = field(default_factory=RateConfig)
     distribution: DistributionConfig = field(default_factory=DistributionConfig)
+    quantiser: QuantiserConfig = field(default_factory=QuantiserConfig)
     coder: Literal["rans"] = "rans"
 
     def to_json(self) -> str:
@@ -162,6 +178,7 @@ _NESTED: dict[str, Any] = {
     "mean": MeanConfig,
     "rate": RateConfig,
     "distribution": DistributionConfig,
+    "quantiser": QuantiserConfig,
 }
 
 _NANO = CodecConfig("codec-nano")
@@ -185,22 +202,24 @@ CODECS: dict[str, CodecConfig] = {
             ),
             hyper=HyperConfig(channels=96, width=192, scale_width=128),
             mean=MeanConfig(features=192, hidden=320, context=128),
+            quantiser=QuantiserConfig("dependent"),
         ),
         replace(
             _NANO,
             name="codec-base",
             transform=TransformConfig(
-                channels=384,
-                encoder_inner=384,
-                decoder_inner=384,
+                channels=320,
+                encoder_inner=320,
+                decoder_inner=320,
                 encoder_blocks=6,
                 decoder_blocks=12,
-                latent_inner=512,
+                latent_inner=448,
                 encoder_latent_blocks=4,
                 decoder_latent_blocks=6,
             ),
-            hyper=HyperConfig(channels=128, width=320, scale_width=192),
-            mean=MeanConfig(features=384, hidden=640, context=256),
+            hyper=HyperConfig(channels=128, width=256, scale_width=160),
+            mean=MeanConfig(features=288, hidden=512, context=192),
+            quantiser=QuantiserConfig("dependent"),
         ),
     )
 }

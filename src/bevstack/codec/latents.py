@@ -14,7 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import rans
+from . import dependent, rans
+from .dependent import Machine
 from .tables import CdfTables
 from .tiles import TileGrid
 
@@ -110,8 +111,49 @@ def _quantise(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(cache=True, nogil=True)
+def _residuals(  # type: ignore[no-untyped-def]  # pragma: no cover
+    gained, gain, mean, tables, windows, parity, skip_below, step, flat, flat_tables, bounds
+):
+    """Residuals in steps, in wire order, of the positions of ``parity`` that are coded."""
+    n = 0
+    one = np.float32(1.0)
+    stride = 1 if parity < 0 else 2
+    for tile in range(len(windows)):
+        bounds[tile] = n
+        y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
+        for c in range(len(gained)):
+            for y in range(y0, y1):
+                row = min(y, gain.shape[1] - 1)
+                first = x0 if parity < 0 else x0 + ((x0 + y + parity) & 1)
+                for x in range(first, x1, stride):
+                    if tables[c, y, x] >= skip_below:
+                        value = (gained[c, y, x] - mean[c, y, x] * gain[c, row, min(x, gain.shape[2] - 1)]) * (one / step)
+                        value = value if value == value else np.float32(0.0)
+                        flat[n] = min(max(value, np.float32(-65000.0)), np.float32(65000.0))
+                        flat_tables[n] = tables[c, y, x]
+                        n += 1
+    bounds[len(windows)] = n
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(flat, tables, windows, parity, skip_below, symbols):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Levels from wire order to their positions; what is skipped gets 0."""
+    n = 0
+    stride = 1 if parity < 0 else 2
+    for tile in range(len(windows)):
+        y0, y1, x0, x1 = windows[tile, 0], windows[tile, 1], windows[tile, 2], windows[tile, 3]
+        for c in range(len(symbols)):
+            for y in range(y0, y1):
+                first = x0 if parity < 0 else x0 + ((x0 + y + parity) & 1)
+                for x in range(first, x1, stride):
+                    coded = tables[c, y, x] >= skip_below
+                    symbols[c, y, x] = flat[n] if coded else 0
+                    n += np.int64(coded)
+
+
+@numba.njit(cache=True, nogil=True)
 def _reconstruct(  # type: ignore[no-untyped-def]  # pragma: no cover
-    symbols, gain, inverse, mean, parity, natural
+    symbols, gain, inverse, mean, step, parity, natural
 ):
     zero = np.float32(0.0)
     channels, rows, columns = symbols.shape
@@ -124,7 +166,7 @@ def _reconstruct(  # type: ignore[no-untyped-def]  # pragma: no cover
                     gain_row[x] = gain[c, y, min(x, gain_columns - 1)]
                     inverse_row[x] = inverse[c, y, min(x, gain_columns - 1)]
             for x in range(columns):
-                value = (np.float32(symbols[c, y, x]) + mean[c, y, x] * gain_row[x]) * inverse_row[x]
+                value = (np.float32(symbols[c, y, x]) * step + mean[c, y, x] * gain_row[x]) * inverse_row[x]
                 here = (parity < 0) | (((x + y) & 1) == parity)
                 other = zero if parity == 0 else natural[c, y, x]
                 natural[c, y, x] = value if here else other
@@ -168,13 +210,52 @@ def quantise(
     _quantise(plain(gained), plain(gain), plain(inverse), plain(mean), plain(tables), parity, skip_below, symbols, natural)
 
 
+def quantise_dependent(
+    gained: Floats,
+    gain: Floats,
+    inverse: Floats,
+    mean: Floats,
+    tables: Tables,
+    family: CdfTables,
+    grid: TileGrid,
+    machine: Machine,
+    symbols: Symbols,
+    natural: Floats,
+    parity: int = EVERYWHERE,
+) -> float:
+    """As `quantise`, for a dependent quantiser: ``symbols`` get levels, natural = (level * step + mean * gain) * inverse.
+
+    The search goes along the wire order, tile by tile: each tile's segment begins in state 0.
+
+    Returns:
+        The bits.
+    """
+    _same_shape(gained, tables, symbols, natural)
+    _check_factors(gained, gain, inverse, mean)
+    windows, tables, gain, mean = grid.windows(), plain(tables), plain(gain), plain(mean)
+    flat, flat_tables = np.empty(tables.size, np.float32), np.empty(tables.size, np.uint16)
+    bounds, step = np.empty(len(windows) + 1, np.int64), np.float32(machine.step)
+    _residuals(plain(gained), gain, mean, tables, windows, parity, family.skip_below, step, flat, flat_tables, bounds)
+    levels = np.empty(int(bounds[-1]) + 1, np.int32)
+    bits = dependent.search(flat, flat_tables, bounds, family, machine, levels)
+    _place(levels, tables, windows, parity, family.skip_below, symbols)
+    _reconstruct(symbols, gain, plain(inverse), mean, step, parity, natural)
+    return bits
+
+
 def reconstruct(
-    symbols: Symbols, gain: Floats, inverse: Floats, mean: Floats, natural: Floats, parity: int = EVERYWHERE
+    symbols: Symbols,
+    gain: Floats,
+    inverse: Floats,
+    mean: Floats,
+    natural: Floats,
+    parity: int = EVERYWHERE,
+    step: float = 1.0,
 ) -> None:
-    """natural = (symbol + mean * gain) * inverse at the positions of ``parity``; arguments as for `quantise`."""
+    """natural = (symbol * step + mean * gain) * inverse at the positions of ``parity``; arguments as for `quantise`."""
     _same_shape(symbols, natural)
     _check_factors(symbols, gain, inverse, mean)
-    _reconstruct(plain(symbols), plain(gain), plain(inverse), plain(mean), parity, natural)
+    _reconstruct(plain(symbols), plain(gain), plain(inverse), plain(mean), np.float32(step), parity, natural)
 
 
 def channel_mask(symbols: Symbols, tables: Tables, family: CdfTables) -> NDArray[np.bool_] | None:
@@ -197,6 +278,7 @@ def encode_latent(
     channels: NDArray[np.bool_] | None = None,
     passes: int = 2,
     layers: int = 1,
+    machine: Machine | None = None,
 ) -> list[list[bytes]]:
     """Segments of every layer, one per tile.
 
@@ -206,9 +288,30 @@ def encode_latent(
         channels: (C,) which channels are coded; None for all.
         passes: 1, or 2 for the checkerboard.
         layers: 1, or 2 for a layer per pass.
+        machine: of a dependent quantiser; ``symbols`` are its levels.
 
     Raises:
         ValueError: if shapes differ, or a symbol or a table is out of range.
+    """
+    flat, flat_tables, bounds = in_wire_order(symbols, tables, grid, family, channels, passes, layers, machine)
+    segments = rans.encode_segments(flat, flat_tables, bounds, family)
+    return [segments[k * len(grid) : (k + 1) * len(grid)] for k in range(layers)]
+
+
+def in_wire_order(
+    symbols: Symbols,
+    tables: Tables,
+    grid: TileGrid,
+    family: CdfTables,
+    channels: NDArray[np.bool_] | None = None,
+    passes: int = 2,
+    layers: int = 1,
+    machine: Machine | None = None,
+) -> tuple[Symbols, NDArray[np.uint16], NDArray[np.int64]]:
+    """What the entropy coder gets: (n,) symbols, (n,) tables, and where each segment begins; arguments as `encode_latent`.
+
+    Raises:
+        ValueError: if shapes differ.
     """
     _check(tables, grid, channels, passes, layers)
     _same_shape(symbols, tables)
@@ -216,9 +319,10 @@ def encode_latent(
     flat_tables, bounds = np.empty(tables.size + 1, np.uint16), np.empty(layers * len(grid) + 1, np.int64)
     chosen = _chosen(tables, channels)
     _gather(plain(symbols), plain(tables), grid.windows(), chosen, passes, layers, family.skip_below, flat, flat_tables, bounds)
+    if machine is not None:
+        dependent.to_symbols(flat, flat_tables, bounds, machine)
     count = int(bounds[-1])
-    segments = rans.encode_segments(flat[:count], flat_tables[:count], bounds, family)
-    return [segments[k * len(grid) : (k + 1) * len(grid)] for k in range(layers)]
+    return flat[:count], flat_tables[:count], bounds
 
 
 def decode_latent(
@@ -228,6 +332,7 @@ def decode_latent(
     family: CdfTables,
     channels: NDArray[np.bool_] | None = None,
     passes: int = 2,
+    machine: Machine | None = None,
 ) -> tuple[Symbols, list[list[str | None]]]:
     """Inverse of `encode_latent`; the number of layers is that of ``segments``.
 
@@ -248,7 +353,9 @@ def decode_latent(
     _gather(nothing, tables, windows, chosen, passes, layers, family.skip_below, unused, flat_tables, bounds)
     count = int(bounds[-1])
     rows = [segment for layer in segments for segment in layer]
-    flat, problems = rans.decode_segments(rows, flat_tables[:count], bounds, family)
+    flat, problems = rans.decode_segments(rows, flat_tables[:count], bounds, family, machine)
+    if machine is not None:
+        dependent.to_levels(flat, bounds, machine)
     symbols = np.zeros(tables.shape, np.int32)
     _scatter(np.append(flat, np.int32(0)), tables, windows, chosen, passes, layers, family.skip_below, symbols)
     return symbols, [problems[k * len(grid) : (k + 1) * len(grid)] for k in range(layers)]

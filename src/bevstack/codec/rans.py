@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from bevstack.errors import BitstreamError
 
 from . import rans_kernels as kernels
 from .tables import SYMBOL_MAX, SYMBOL_MIN, CdfTables
+
+if TYPE_CHECKING:
+    from .dependent import Machine
 
 Symbols = NDArray[np.int32]
 Indices = NDArray[np.uint16]
@@ -152,8 +156,8 @@ def encode_segments(
     return segments
 
 
-def decode(data: bytes, cdf_index: NDArray[np.integer], tables: CdfTables) -> Symbols:
-    """Decodes a whole segment.
+def decode(data: bytes, cdf_index: NDArray[np.integer], tables: CdfTables, machine: Machine | None = None) -> Symbols:
+    """Decodes a whole segment; ``machine``, if any, shifts the table indices from symbol to symbol.
 
     Returns:
         (n,) int32 symbols, zeros where the index says "not coded".
@@ -162,7 +166,7 @@ def decode(data: bytes, cdf_index: NDArray[np.integer], tables: CdfTables) -> Sy
         BitstreamError: if the bytes are not what `encode` writes for these indices.
     """
     decoder = Decoder(data, tables)
-    symbols = decoder.decode(cdf_index)
+    symbols = decoder.decode(cdf_index, machine=machine)
     decoder.finish()
     return symbols
 
@@ -190,8 +194,12 @@ class Decoder:
             if self._state < kernels.LOWEST:
                 raise BitstreamError("coded segment: its first state is below 2^32")
 
-    def decode(self, cdf_index: NDArray[np.integer], tables: CdfTables | None = None) -> Symbols:
+    def decode(
+        self, cdf_index: NDArray[np.integer], tables: CdfTables | None = None, machine: Machine | None = None
+    ) -> Symbols:
         """The next ``len(cdf_index)`` symbols, (n,) int32; ``tables`` replaces the constructor's for this step.
+
+        A ``machine`` begins in its first state.
 
         Raises:
             BitstreamError: if the words end early or give an impossible symbol; the decoder is of no use afterwards.
@@ -204,6 +212,7 @@ class Decoder:
         status, at, state = kernels.decode(
             self._words, self._at, len(self._words), self._state, indices, symbols, 0, len(indices),
             look.cumulative, look.buckets, look.starts, look.sizes, look.offsets, used.skip_below,
+            None if machine is None else machine.following, None if machine is None else machine.rows,
         )  # fmt: skip
         self._at, self._state = at, np.uint64(state)
         if status == kernels.BAD_INDEX:
@@ -223,13 +232,18 @@ class Decoder:
 
 
 def decode_segments(
-    segments: list[bytes | None], cdf_index: NDArray[np.integer], bounds: NDArray[np.integer], tables: CdfTables
+    segments: list[bytes | None],
+    cdf_index: NDArray[np.integer],
+    bounds: NDArray[np.integer],
+    tables: CdfTables,
+    machine: Machine | None = None,
 ) -> tuple[Symbols, list[str | None]]:
     """Decodes several segments; a damaged one costs only its own symbols.
 
     Args:
         segments: bytes of each, None for one that is known to be lost.
         bounds: as for `encode_segments`.
+        machine: of a dependent quantiser, in its first state at the beginning of each segment.
 
     Returns:
         (n,) int32 symbols, zeros throughout a damaged segment, and per segment None or what is wrong with it.
@@ -248,7 +262,7 @@ def decode_segments(
             problems.append("missing")
             continue
         try:
-            symbols[first:last] = decode(data, indices[first:last], tables)
+            symbols[first:last] = decode(data, indices[first:last], tables, machine)
             problems.append(None)
         except BitstreamError as error:
             problems.append(str(error))

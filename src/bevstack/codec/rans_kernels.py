@@ -105,19 +105,25 @@ def _pop_bits(x, words, at, last, count):  # type: ignore[no-untyped-def]  # pra
 
 @numba.njit(cache=True, nogil=True)
 def decode(  # type: ignore[no-untyped-def]  # pragma: no cover
-    words, at, last, x, indices, symbols, first, end, cumulative, buckets, starts, sizes, offsets, skip_below
+    words, at, last, x, indices, symbols, first, end, cumulative, buckets, starts, sizes, offsets, skip_below, following, rows
 ):
     """Decodes symbols[first:end] from words[at:last] and state ``x``. A missing word is noticed: the state stays too low.
+
+    With a machine (``following``, ``rows``: `dependent.Machine`; None without, which compiles to a loop of its own) every table
+    index is shifted by the machine's state.
 
     Returns:
         (status, at, x): OK, or why it stopped.
     """
     tables = len(sizes)
+    state = 0
     for i in range(first, end):
         table = np.int64(indices[i])
         if table < skip_below:
             symbols[i] = 0
             continue
+        if following is not None:
+            table += rows[state]
         if table >= tables:
             return BAD_INDEX, at, x
         if x < _LOW:
@@ -150,6 +156,8 @@ def decode(  # type: ignore[no-untyped-def]  # pragma: no cover
         if value < -32768 or value > 32767:
             return BAD_SYMBOL, at, x
         symbols[i] = value
+        if following is not None:
+            state = following[state, value & 1]
     if x < _LOW:
         return TRUNCATED, at, x
     return OK, at, x

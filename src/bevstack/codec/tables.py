@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -220,6 +221,39 @@ class CdfTables:
             rows.append(masses)
             offsets.append(-edge)
         return cls.from_masses(rows, offsets, skip_below)
+
+    @classmethod
+    def dependent(cls, parts: Sequence[tuple[int, str]], levels: Sequence[int], step: str, skip_below: int = 0) -> CdfTables:
+        """One set of tables for each quantiser of ``bevstack.codec.dependent``: mixtures of Gaussians at every scale.
+
+        Args:
+            parts: weight and share of the scale of each Gaussian; the shares and ``step`` are decimal strings.
+            levels: scales in units of 2^-16.
+            step: distance of the quantisers' levels.
+        """
+        total = sum(weight for weight, _ in parts)
+        rows, offsets = [], []
+        for quantiser in (0, 1):
+            for level in levels:
+                spread = [(w, round(Fraction(share) * level / Fraction(step))) for w, share in parts]
+
+                def tail(k: int, spread: list[tuple[int, int]] = spread, quantiser: int = quantiser) -> int:
+                    # In half steps: cells end half way between the quantiser's levels.
+                    edge = 4 * k + 2 if quantiser == 0 else max(1, 4 * k)
+                    return sum(w * exact.gaussian_upper_tail(edge, scale) for w, scale in spread) // total
+
+                masses, edge = _symmetric_masses(tail)
+                rows.append(masses)
+                offsets.append(-edge)
+        return cls.from_masses(rows, offsets, skip_below)
+
+    @classmethod
+    def joined(cls, families: Sequence[CdfTables], skip_below: int = 0) -> CdfTables:
+        """All tables of several families, one family after the other."""
+        cumulative, sizes, offsets = (
+            np.concatenate([getattr(f, name) for f in families]) for name in ("cumulative", "sizes", "offsets")
+        )
+        return cls(cumulative, sizes, offsets, skip_below)
 
     @classmethod
     def _symmetric(cls, levels: Sequence[int], upper_tail: exact.UpperTail, skip_below: int) -> CdfTables:

@@ -39,6 +39,7 @@ from bevstack.learn.run import (
 from bevstack.nn.seed import seed_everything
 
 from .crops import CropStream, find_images, read_rgb, split
+from .fit import write_fitted
 from .half_blocks import half_blocks
 from .initial import channel_worth, principal_start
 from .soap import Soap
@@ -165,7 +166,7 @@ def start_from(net: CodecNet, path: Path) -> None:
     from bevstack.codec.weights import load_weights
 
     source = load_weights(path)
-    if dataclasses.replace(source.config, name=net.config.name) == net.config:
+    if dataclasses.replace(source.config, name=net.config.name, quantiser=net.config.quantiser) == net.config:
         net.load_state_dict(source.state_dict())
     elif can_widen(source.config, net.config):
         widen(net, source)
@@ -391,22 +392,10 @@ def _run(trainer: Trainer, crops: CropStream, validation: Validation, folder: Ru
 
 
 def write_weights(trainer: Trainer, path: Path, images: Sequence[NDArray[np.uint8]] = ()) -> Path:
-    """The averaged weights as a weights file of ``bevstack.codec.weights``, with what rate control should expect.
+    """The averaged weights as a weights file, see ``fit.write_fitted``.
 
     Args:
-        images: some of the photographs, to measure that on; at most ten are used.
+        images: some of the photographs.
     """
-    from bevstack.codec.codec import ImageCodec
-    from bevstack.codec.control import calibrate
-    from bevstack.codec.weights import save_weights
-
-    net = trainer.averaged_net()
-    card: dict[str, Any] = {**trainer.progress.card()}
-    save_weights(path, net, card)
-    if images:
-        chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(10, len(images))).astype(int)]
-        codec = ImageCodec(path)
-        usual = calibrate(codec, chosen)
-        codec.close()
-        save_weights(path, net, card | usual)
+    write_fitted(path, trainer.averaged_net(), {**trainer.progress.card()}, images)
     return path
