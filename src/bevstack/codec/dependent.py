@@ -156,12 +156,8 @@ def _search(  # type: ignore[no-untyped-def]  # pragma: no cover
             sign = np.int64(1) if value >= 0 else np.int64(-1)
             size = abs(value)
             row = np.int64(tables[begin + i])
-            even0, odd0, chosen[i, 0], chosen[i, 1] = _best(
-                size, sign, 0, row + rows[0], weight, costs, starts, sizes, offsets
-            )
-            even1, odd1, chosen[i, 2], chosen[i, 3] = _best(
-                size, sign, 1, row + rows[1], weight, costs, starts, sizes, offsets
-            )
+            even0, odd0, chosen[i, 0], chosen[i, 1] = _best(size, sign, 0, row + rows[0], weight, costs, starts, sizes, offsets)
+            even1, odd1, chosen[i, 2], chosen[i, 3] = _best(size, sign, 1, row + rows[1], weight, costs, starts, sizes, offsets)
             a0, b0 = r0 + even0, r4 + odd0
             a1, b1 = r0 + odd0, r4 + even0
             a2, b2 = r1 + even1, r5 + odd1
