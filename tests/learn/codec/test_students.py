@@ -15,16 +15,18 @@ from typer.testing import CliRunner
 
 from bevstack.cli.main import app
 from bevstack.codec.codec import ImageCodec
+from bevstack.codec.config import QuantiserConfig
 from bevstack.codec.model import CodecNet
 from bevstack.codec.weights import load_weights, read_info, save_weights
 from bevstack.learn.codec import students
 from bevstack.learn.codec.crops import CropStream, find_images, read_rgb
 from bevstack.learn.codec.distill import DistillOptions
+from bevstack.learn.codec.fit import write_fitted
 from bevstack.learn.codec.initial import principal_start
 from bevstack.learn.codec.students import train_students
 from bevstack.learn.run import RunFolder, TrainingError
 
-TINY = tiny_config(latent=32)
+TINY = tiny_config(latent=32, quantiser=QuantiserConfig("dependent"))
 
 
 class Killed(Exception):
@@ -39,7 +41,7 @@ def teacher(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     principal_start(net, torch.from_numpy(crops(0)).permute(0, 3, 1, 2).float())
     net.update()
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_weights(path, net)
+    write_fitted(path, net, {}, [read_rgb(p) for p in find_images([pictures])][:2])
     return path
 
 

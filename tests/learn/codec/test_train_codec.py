@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bevstack.cli.main import app
 from bevstack.codec.codec import ImageCodec
-from bevstack.codec.config import CODECS
+from bevstack.codec.config import CODECS, QuantiserConfig
 from bevstack.codec.model import CodecNet
 from bevstack.codec.transform import strided
 from bevstack.codec.weights import load_weights, read_info
@@ -38,7 +38,7 @@ def options(folder: Path, images: Path, **changes: object) -> CodecTrainOptions:
     base = CodecTrainOptions(
         output=folder, images=(images,), config=TINY, steps=12, batch=2, crop=64, scales=(1.0,), latent_steps=4, latent_batch=2
     )
-    return replace(base, warmup=2, hold_out=0, log_every=4, threads=1, colour=0.0, **changes)  # type: ignore[arg-type]
+    return replace(base, **{"warmup": 2, "hold_out": 0, "log_every": 4, "threads": 1, "colour": 0.0, **changes})  # type: ignore[arg-type]
 
 
 def distance(make: object, turned: bool, steps: int = 40) -> float:
@@ -172,7 +172,8 @@ def test_resume_alone_goes_on_with_what_the_folder_holds(
 
 
 def test_a_card_holds_the_parts_and_the_scores_of_these_weights(pictures: Path, tmp_path: Path) -> None:
-    asked = replace(options(tmp_path / "run", pictures, model="codec-tiny"), hold_out=3)
+    config = replace(TINY, quantiser=QuantiserConfig("dependent"))  # its fitted tables go into the published file, too
+    asked = replace(options(tmp_path / "run", pictures, model="codec-tiny", config=config), hold_out=3)
     train_codec(asked, report=lambda _: None)
     train_codec(replace(asked, steps=14, batch=3, resume=True), report=lambda _: None)
     info = read_info(tmp_path / "run" / "weights.safetensors")

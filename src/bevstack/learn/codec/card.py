@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bevstack.codec.weights import load_weights, read_info, save_weights
+from bevstack.codec.weights import load_arrays, net_from_arrays, read_info, save_weights
 from bevstack.learn.history import command, parts_section, plain, read_parts, software
 from bevstack.learn.run import TrainingError
 
@@ -31,15 +31,15 @@ def publish(run: Path, scores: Path, target: Path, *, data: Sequence[str] = (), 
         TrainingError: the scores belong to other weights.
     """
     source = run / "weights.safetensors"
-    info = read_info(source)
+    info, arrays, tables = load_arrays(source)
     measured: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
     names = [name for name, sha256 in measured.get("weights_sha256", {}).items() if sha256 == info.sha256]
     if not names:
         raise TrainingError(f"{scores} was measured with other weights than {source}: score these")
     rates = [row for row in measured["bd_rate"] if row["codec"] == names[0] and row["percent"] is not None]
-    net = load_weights(source)
+    net = net_from_arrays(info.config, arrays, str(source))
     metrics = {f"{row['anchor']}, {row['metric']}": row["percent"] for row in rates}
-    save_weights(target, net, {**info.card, "metrics": metrics})
+    save_weights(target, net, {**info.card, "metrics": metrics}, tables=tables)
     saved, steps = read_info(target), int(info.card["steps"])
     first = read_parts(run)[0]
     known = first.environment

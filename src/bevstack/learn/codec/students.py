@@ -175,7 +175,7 @@ def train_students(options: DistillOptions, *, report: Callable[[str], None] = p
         TrainingError: folder in use, nothing to resume, another teacher, no such number of blocks, diverged loss.
         DataError: no usable images. CheckpointError: the teacher cannot be read.
     """
-    from bevstack.codec.weights import find_weights, load_weights, read_info, save_weights
+    from bevstack.codec.weights import find_weights, load_arrays, load_weights, save_weights
 
     if options.steps < 1:
         raise TrainingError(f"--steps is {options.steps}: give a budget above 0")
@@ -183,7 +183,7 @@ def train_students(options: DistillOptions, *, report: Callable[[str], None] = p
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     path = find_weights(options.teacher)
-    info = read_info(path)
+    info, _, tables = load_arrays(path)
     with RunFolder(options.output, resume=options.resume) as folder:
         folder.check(options, fixed=FIXED)
         photographs = [read_rgb(p) for p in find_images(options.images, options.exclude)]
@@ -200,5 +200,5 @@ def train_students(options: DistillOptions, *, report: Callable[[str], None] = p
         for name, net in (("twin", students.twin), ("small", students.small)):
             card = {**info.card, "decoder": name, "teacher": info.sha256}
             written[name] = folder.path / f"{net.config.name}-{name}.safetensors"
-            save_weights(written[name], net.eval(), card)
+            save_weights(written[name], net.eval(), card, tables=tables)
         return written
