@@ -27,7 +27,7 @@ from bevstack.learn.codec.card import _recipe, publish
 from bevstack.learn.codec.crops import CropStream, find_images, read_rgb, recolour
 from bevstack.learn.codec.half_blocks import half_blocks
 from bevstack.learn.codec.soap import Soap
-from bevstack.learn.codec.train import CodecTrainOptions, Trainer, parameter_groups, train_codec
+from bevstack.learn.codec.train import CodecTrainOptions, Trainer, ahead, parameter_groups, train_codec
 from bevstack.learn.history import read_parts
 from bevstack.learn.run import TrainingError
 
@@ -276,3 +276,32 @@ def test_crops_of_other_colours_depend_on_the_step_alone(pictures: Path) -> None
     same = [np.array_equal(a, b) for a, b in zip(plain(5), coloured(5))]
     assert any(same)
     assert not all(same)
+
+
+def test_a_step_uses_no_tensor_of_another_device():
+    """On the "meta" device, which every machine has and which refuses to be mixed as a GPU does."""
+    meta = torch.device("meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.ones(2, 3) * torch.empty(2, 3, device=meta)
+    trainer = Trainer(CodecTrainOptions(Path("unused"), config=TINY, steps=1, visibility=1.0, regions=1.0), None, meta)
+    r, visible = trainer.rates(0, 2, 128), trainer.visible(0, 2, 128)
+    assert visible is not None
+    assert {t.device for t in (r, visible, trainer.worth, *trainer.net.parameters())} == {meta}
+    out = trainer.net.train()(torch.empty(2, 3, 128, 128, device=meta), r, visible)
+    (out.pixels.square().mean() + out.bits_y.sum() + out.bits_z.sum()).backward()
+    assert {p.grad.device for p in trainer.net.parameters() if p.grad is not None} == {meta}
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_batches_come_in_order_whoever_makes_them(workers: int):
+    asked = []
+
+    def batch(step: int) -> np.ndarray:
+        asked.append(step)
+        return np.full((1, 2, 2, 3), step % 256, np.uint8)
+
+    stream = ahead(batch, 40, workers)
+    assert [int(next(stream)[0, 0, 0, 0]) for _ in range(20)] == list(range(40, 60))
+    stream.close()
+    assert sorted(asked) == list(range(40, 40 + len(asked)))
+    assert len(asked) <= 20 + 2 * workers

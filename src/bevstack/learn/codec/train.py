@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -178,10 +181,11 @@ def start_from(net: CodecNet, path: Path) -> None:
 
 
 class Trainer:
-    """One run's moving parts."""
+    """One run's moving parts, on the GPU where there is one."""
 
-    def __init__(self, options: CodecTrainOptions, crops: CropStream | None) -> None:
+    def __init__(self, options: CodecTrainOptions, crops: CropStream | None, device: torch.device | None = None) -> None:
         self.options, self.config = options, options.network()
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         seed_everything(options.seed)
         self.net = CodecNet(self.config)
         if options.init is not None and not options.resume:
@@ -189,7 +193,7 @@ class Trainer:
         elif crops is not None and not options.resume:
             sample = np.concatenate([crops(10_000_000 + i) for i in range(12)])
             principal_start(self.net, torch.from_numpy(sample).permute(0, 3, 1, 2).float())
-        self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = self.net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.amp:
             half_blocks(self.net)
         groups = parameter_groups(self.net, options.learning_rate)
@@ -200,7 +204,7 @@ class Trainer:
         )
         self.average = AveragedWeights(self.net, options.ema)
         self.progress = Progress()
-        self.worth = channel_worth(self.net)[:, None, None]
+        self.worth = channel_worth(self.net)[:, None, None].to(self.device)
 
     @property
     def latent_only(self) -> bool:
@@ -221,7 +225,7 @@ class Trainer:
                 inside[y : y + random.integers(1, cells + 1), x : x + random.integers(1, cells + 1)] = True
                 shift = random.uniform(4.0, 24.0)
                 plane += np.where(inside, shift * 0.5, -shift * 0.5)
-        return torch.from_numpy(planes.clip(0.0, top).astype(np.float32))[:, None]
+        return torch.from_numpy(planes.clip(0.0, top).astype(np.float32))[:, None].to(self.device)
 
     def visible(self, step: int, count: int, side: int) -> Tensor | None:
         """(N, 1, h, w) zeros where the latent's residual is lost in this step."""
@@ -233,7 +237,7 @@ class Trainer:
         for image in mask:
             y, x = random.integers(0, rows, 2)
             image[:, y : y + rows // 2, x : x + rows // 2] = 0.0
-        return torch.from_numpy(mask)
+        return torch.from_numpy(mask).to(self.device)
 
     def loss(self, pixels: Tensor, r: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
         """Rate-distortion loss, divided by its usual size at each rate point so that all rates count alike."""
@@ -301,7 +305,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.net.train()
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()
         self.optimizer.zero_grad(set_to_none=True)
         count, side = batch.shape[0], batch.shape[1]
         total, parts = self.loss(pixels, self.rates(number, count, side), self.visible(number, count, side))
@@ -325,24 +329,28 @@ class Trainer:
             "worth": self.worth,
             "random": torch.get_rng_state(),
         }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(state, path)
 
     def load(self, path: Path) -> None:
-        """Continues from ``save``'s file.
+        """Continues from ``save``'s file, on this machine's device whichever wrote it (then not to the last bit).
 
         Raises:
             TrainingError: see ``load_checkpoint``.
         """
-        state = load_checkpoint(path, self.config, needs=("progress", "worth"))
+        state = load_checkpoint(path, self.config, needs=("progress", "worth"), device=self.device)
         self.net.load_state_dict(state["net"])
         self.average.state, self.average.updates = state["average"], state["updates"]
         load_optimizer(self.optimizer, state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.worth = state["worth"]
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
 
     def averaged_net(self) -> CodecNet:
-        """A copy with the averaged weights and fixed integers, in evaluation mode."""
+        """A copy with the averaged weights and fixed integers, in evaluation mode, on the CPU."""
         net = CodecNet(self.config)
         net.load_state_dict(self.average.state)
         net.update()
@@ -361,7 +369,6 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     options.network()  # a wrong name is said before anything is read
-    warn_if_emulated(options.amp, torch.device("cpu"), report)
     with RunFolder(options.output, resume=options.resume) as folder:
         folder.check(options, options.network(), FIXED)
         held = split(find_images(options.images, options.exclude), options.hold_out)
@@ -369,11 +376,26 @@ def train_codec(options: CodecTrainOptions, *, report: Callable[[str], None] = p
             [read_rgb(p) for p in held.train], options.crop, options.batch, options.seed, options.scales, options.colour
         )
         trainer = Trainer(options, crops)
+        warn_if_emulated(options.amp, trainer.device, report)
         if options.resume:
             trainer.load(folder.checkpoint)
         folder.begin(options, trainer.config.to_json(), progress=trainer.progress)
         _run(trainer, crops, Validation([read_rgb(p) for p in held.held_out]), folder, report)
         return write_weights(trainer, folder.weights, crops.images)
+
+
+def ahead(batch: Callable[[int], NDArray[np.uint8]], step: int, workers: int) -> Iterator[NDArray[np.uint8]]:
+    """``batch(step)``, ``batch(step + 1)``, ...; ``workers`` threads prepare the next ones, 0: each is made when asked for."""
+    if workers == 0:
+        yield from map(batch, itertools.count(step))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque(pool.submit(batch, step + k) for k in range(2 * workers))
+        try:
+            for following in itertools.count(step + 2 * workers):
+                yield waiting.popleft().result()
+                waiting.append(pool.submit(batch, following))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(trainer: Trainer, crops: CropStream, validation: Validation, folder: RunFolder, report: Callable[[str], None]) -> None:
@@ -387,8 +409,12 @@ def _run(trainer: Trainer, crops: CropStream, validation: Validation, folder: Ru
             report("validation " + scores.write({"step": progress.step, **validation(trainer.averaged_net())}))
             validated = time.monotonic()
 
-    batches = (crops(progress.step, options.latent_batch if trainer.latent_only else options.batch) for _ in itertools.count())
-    run_steps(trainer, options, batches, folder, report, between=validate)
+    def batch(step: int) -> NDArray[np.uint8]:
+        return crops(step, options.latent_batch if step < options.latent_steps else options.batch)
+
+    # A CPU that trains has no core to spare; beside a GPU the others cut crops ahead.
+    workers = 0 if trainer.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    run_steps(trainer, options, ahead(batch, progress.step, workers), folder, report, between=validate)
 
 
 def write_weights(trainer: Trainer, path: Path, images: Sequence[NDArray[np.uint8]] = ()) -> Path:
