@@ -184,7 +184,7 @@ def solve_bytes(job: _Job, limit: int) -> Encoded:
             break
         search.add(coded.plane.base, math.log2(size / pixels))
         if job.encodes == MAX_TRIES - 1:
-            aim = 1.0 - 0.6 * BYTES_TOLERANCE  # the last try had better fit: none so far is near enough below the limit
+            aim = 1.0 - 0.5 * BYTES_TOLERANCE  # the last try had better fit: none so far is near enough below the limit
         if job.encodes >= MAX_TRIES:
             if best is not None:
                 break
