@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-SHIPPED = ("codec-nano", "codec-small")
+SHIPPED = ("codec-nano", "codec-small", "codec-base")
 
 
 def file_of(codec: str) -> Path:
