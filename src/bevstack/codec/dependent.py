@@ -6,8 +6,6 @@ one is next, so that all levels can be reached while each symbol chooses among h
 with the least ``weight * error^2 + bits`` (Viterbi). Trellis coded quantisation (Marcellin and Fischer 1990, with the
 eight-state trellis of Ungerboeck 1982) in the form that VVC gave it (Schwarz et al. 2019): the second quantiser has a 0, too.
 docs/bitstream.md holds the definition.
-
-A scalar quantiser is the machine with one state, whose level is the symbol.
 """
 
 from __future__ import annotations
