@@ -15,7 +15,7 @@ from bevstack.codec.config import QuantiserConfig
 from bevstack.codec.exact import geometric_levels
 from bevstack.codec.tables import CdfTables
 from bevstack.codec.tiles import TileGrid
-from bevstack.errors import BitstreamError
+from bevstack.errors import BitstreamError, CheckpointError
 
 from .independent_decoder import decode_segment
 
@@ -36,8 +36,10 @@ def searched(values: np.ndarray, tables: np.ndarray, bounds: list[int]) -> tuple
     return levels[: len(values)], bits
 
 
-def test_scalar_has_no_machine() -> None:
+def test_scalar_has_no_machine_and_an_unknown_quantiser_is_refused() -> None:
     assert dependent.machine_of(QuantiserConfig(), SCALES) is None
+    with pytest.raises(CheckpointError, match="unknown quantiser 'vector'"):
+        dependent.machine_of(QuantiserConfig("vector"), SCALES)  # type: ignore[arg-type]
 
 
 def test_every_state_is_reached_from_two_others_by_one_quantiser_each() -> None:

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from bevstack.errors import CheckpointError
+
 from .config import QuantiserConfig
 from .tables import CdfTables
 
@@ -49,9 +51,14 @@ def machine_of(config: QuantiserConfig, tables: int) -> Machine | None:
     Args:
         tables: scales of the distribution. The coding tables then are one set for the hyper latent, one for the first
             quantiser, one for the second.
+
+    Raises:
+        CheckpointError: a kind that this version does not have.
     """
     if config.kind == "scalar":
         return None
+    if config.kind != "dependent":
+        raise CheckpointError(f"codec config asks for an unknown quantiser {config.kind!r}: this version has none")
     uses = np.array(_USES, np.int64)
     return Machine(np.array(_NEXT, np.int64), uses, (1 + uses) * tables, float(config.step), float(config.weight))
 
