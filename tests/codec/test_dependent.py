@@ -201,6 +201,10 @@ def test_fitted_tables_take_fewer_bits_and_keep_every_symbol_possible(tmp_path: 
     for table in range(count):  # those of the hyper latent stay
         assert np.array_equal(fitted.row(table), start.tables.row(table))
 
+    save_weights(tmp_path / "codec-few.safetensors", load_weights(target), tables=scalar.tables)
+    with pytest.raises(CheckpointError, match="64 coding tables, its config needs 192"):
+        ImageCodec(tmp_path / "codec-few.safetensors")
+
     def bits(codec: ImageCodec) -> float:
         return sum(codec.encode(image, quality=q).estimated_bits for image in images for q in (10, 50, 90))
 

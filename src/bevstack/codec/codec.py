@@ -2,8 +2,8 @@
 
 How a frame is coded (brief codec-common, sections 4 and 5): the analysis gives the latent y; gains of the rate point scale it;
 the hyper latent z is coded first; from z alone an integer network picks the coding table of every symbol, so that any machine
-parses the stream in the same way; the symbols are ``round(y - mean)``. Means and everything after them are ordinary floating
-point: they can shift the picture by a rounding error, never the parsing.
+parses the stream in the same way; the symbols are ``round(y - mean)``, or what `dependent` makes of ``y - mean``. Means and
+everything after them are ordinary floating point: they can shift the picture by a rounding error, never the parsing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Parsed:
 
     Attributes:
         z: (Z, a, b) hyper latent.
-        symbols: (M, h, w) latent residuals, 0 where they are lost.
+        symbols: (M, h, w) latent residuals, in steps of the quantiser; 0 where they are lost.
     """
 
     header: Header

@@ -1,4 +1,5 @@
-"""Means of the gained latent. They shape the symbols but never the parsing: symbol = round(y - mean), y_hat = symbol + mean.
+"""Means of the gained latent. They shape the symbols but never the parsing: symbol = round(y - mean), y_hat = symbol +
+mean (a dependent quantiser: level * step + mean).
 
 Contract (``MEANS``): ``passes`` is 1 or 2; ``hyper(z, plane)`` gives features (N, F, 4a, 4b); ``first(features)`` the means of
 pass 1 and, where there is a second pass, ``second(features, decoded)`` those of pass 2, from what pass 1 decoded (zero

@@ -245,6 +245,9 @@ def load_arrays(path: str | Path) -> tuple[CodecInfo, Arrays, CdfTables]:
         raise CheckpointError(f"{path}: tensors hash to {found[:12]}..., the file says {info.sha256[:12]}...: copy it again")
     tables = CdfTables.from_arrays(arrays, TABLES)
     arrays = {k: v for k, v in arrays.items() if not k.startswith(TABLES)}
+    needed = info.config.distribution.count * (1 if info.config.quantiser.kind == "scalar" else 3)
+    if len(tables) != needed:
+        raise CheckpointError(f"{path}: {len(tables)} coding tables, its config needs {needed}: export the model again")
     if model_id(info.config, arrays, tables) != info.model_id:
         raise CheckpointError(f"{path}: the model id does not match the tensors: export the model again")
     return info, arrays, tables

@@ -281,7 +281,7 @@ def test_crops_of_other_colours_depend_on_the_step_alone(pictures: Path) -> None
 def test_a_step_uses_no_tensor_of_another_device():
     """On the "meta" device, which every machine has and which refuses to be mixed as a GPU does."""
     meta = torch.device("meta")
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         torch.ones(2, 3) * torch.empty(2, 3, device=meta)
     trainer = Trainer(CodecTrainOptions(Path("unused"), config=TINY, steps=1, visibility=1.0, regions=1.0), None, meta)
     r, visible = trainer.rates(0, 2, 128), trainer.visible(0, 2, 128)

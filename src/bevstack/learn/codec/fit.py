@@ -28,12 +28,15 @@ TRUST = 60  # symbols that the tables to begin with are worth, at every scale
 def fit_tables(codec: ImageCodec, images: Sequence[Image]) -> CdfTables:
     """The family of the codec's config with its quantisers' rows mixed with the symbols that ``images`` give, both signs alike.
 
+    Precondition: the codec's quantiser is dependent. ``images`` are (H, W, 3) RGB.
+
     Every table keeps its range, and a frequency of at least 1 for each symbol and for the escape.
     """
     config, machine = codec.config, codec.machine
     assert machine is not None
     start = tables_of(config)
-    counts = [np.zeros(size + 1, np.int64) for size in start.sizes]
+    places = np.concatenate([[0], np.cumsum(start.sizes.astype(np.int64) + 1)])  # of each table's counts, escape last
+    counts = np.zeros(places[-1], np.int64)
     for image in images:
         job = codec.job(image)
         for share in SHARES:
@@ -44,12 +47,9 @@ def fit_tables(codec: ImageCodec, images: Sequence[Image]) -> CdfTables:
             )
             slots = flat.astype(np.int64) - start.offsets[rows]
             slots = np.where((slots < 0) | (slots >= start.sizes[rows]), start.sizes[rows], slots)
-            places = np.concatenate([[0], np.cumsum(start.sizes + 1)])
-            found = np.bincount(places[rows] + slots, minlength=places[-1])
-            for row in np.unique(rows):
-                counts[row] += found[places[row] : places[row + 1]]
+            counts += np.bincount(places[rows] + slots, minlength=len(counts))
     masses = []
-    for row, count in enumerate(counts):
+    for row, count in enumerate(np.split(counts, places[1:-1])):
         prior = np.diff(start.row(row).astype(np.int64))
         symmetric = np.append(count[:-1] + count[-2::-1], 2 * count[-1])
         masses.append([int(m) for m in symmetric * 65536 + 2 * TRUST * prior])
